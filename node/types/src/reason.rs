@@ -1,0 +1,206 @@
+//! Why something was refused: one list for the whole mesh.
+//!
+//! A reason's code is the gRPC status detail (`google.rpc.ErrorInfo.reason`), the log field, the metric
+//! label and what `sagemesh why` prints. Codes are never renamed: people and dashboards know them.
+
+use std::fmt;
+
+/// A status code of gRPC (grpc/doc/statuscodes.md) that a reason maps to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Status {
+    /// The caller's request is wrong whatever the state.
+    InvalidArgument = 3,
+    /// Time ran out.
+    DeadlineExceeded = 4,
+    /// There is no such thing.
+    NotFound = 5,
+    /// It is there already, and another.
+    AlreadyExists = 6,
+    /// The caller is known and may not.
+    PermissionDenied = 7,
+    /// A bound was reached.
+    ResourceExhausted = 8,
+    /// The state does not allow it.
+    FailedPrecondition = 9,
+    /// Try again, perhaps elsewhere.
+    Unavailable = 14,
+    /// The caller is not known.
+    Unauthenticated = 16,
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident = $code:literal, $status:ident, $advice:literal;)+) => {
+        /// Why something was refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The code: upper snake case, as `google.rpc.ErrorInfo` demands.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)+ }
+            }
+
+            /// The gRPC status that goes with it.
+            pub const fn status(self) -> Status {
+                match self { $(Self::$name => Status::$status,)+ }
+            }
+
+            /// What the person who sees it can do.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$name => $advice,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The bytes are no envelope, or one of another kind.
+    EnvelopeMalformed = "ENVELOPE_MALFORMED", InvalidArgument,
+        "the sender runs another version or is hostile: compare `sagemesh --version` on both sides";
+    /// A signature is missing or does not verify.
+    SignatureInvalid = "SIGNATURE_INVALID", Unauthenticated,
+        "the record was altered or forged: fetch it again from another node";
+    /// The signed statement breaks a rule of its kind.
+    RecordInvalid = "RECORD_INVALID", InvalidArgument,
+        "have a signer issue the record again";
+    /// The statement is about another mesh.
+    MeshMismatch = "MESH_MISMATCH", PermissionDenied,
+        "the peer belongs to another mesh: join it to this one with `sagemesh invite` and `sagemesh join`";
+    /// The root is not the one that is trusted here.
+    RootMismatch = "ROOT_MISMATCH", PermissionDenied,
+        "compare the root fingerprints of both sides with `sagemesh status`";
+    /// No grant of the root makes this key a signer.
+    SignerUnknown = "SIGNER_UNKNOWN", Unauthenticated,
+        "wait until the signer's grant has arrived, or ask the root's holder whether it was made";
+    /// The root cut this signer off, and the statement is none of those that stay valid.
+    SignerCutOff = "SIGNER_CUT_OFF", PermissionDenied,
+        "have a signer in force issue the record again";
+    /// The signer signed what its grant does not cover.
+    BeyondRights = "BEYOND_RIGHTS", PermissionDenied,
+        "have a signer with that right sign it, or have the root extend the grant";
+    /// The signer has issued more than a node keeps.
+    SignerQuota = "SIGNER_QUOTA", ResourceExhausted,
+        "look into what the signer signs; cut it off with `sagemesh revoke` if it is stolen";
+    /// Nothing is known of the node.
+    MemberUnknown = "MEMBER_UNKNOWN", Unauthenticated,
+        "invite it with `sagemesh invite`, or wait until its record has arrived";
+    /// The member's record has ended.
+    MemberExpired = "MEMBER_EXPIRED", Unauthenticated,
+        "start the node where a signer can reach it: it is renewed unless it was revoked";
+    /// The member's keys were revoked.
+    MemberRevoked = "MEMBER_REVOKED", PermissionDenied,
+        "if the node is yours, reset it and join it with a new invitation";
+    /// The name is bound to other keys.
+    NameBound = "NAME_BOUND", AlreadyExists,
+        "choose another name, or revoke the old machine with `sagemesh revoke NODE` and invite again";
+    /// Another member already uses one of the keys or the peer id.
+    KeyInUse = "KEY_IN_USE", AlreadyExists,
+        "reset the joining machine, so that it makes keys of its own, and join again";
+    /// No beacon of any signer has been seen for too long to trust newcomers.
+    BeaconStale = "BEACON_STALE", FailedPrecondition,
+        "connect this node to a part of the mesh that has a signer";
+    /// The certificate chain cannot be read or lacks what an SVID has.
+    SvidMalformed = "SVID_MALFORMED", Unauthenticated,
+        "present an SVID of this mesh";
+    /// No certificate was presented.
+    SvidMissing = "SVID_MISSING", Unauthenticated,
+        "call through sagemesh, or present a client certificate made by `sagemesh operator add`";
+    /// The certificate's signature does not come from the authority of its trust domain.
+    SvidUntrusted = "SVID_UNTRUSTED", Unauthenticated,
+        "the certificate was not issued by the node it names: restart the peer's sagemesh";
+    /// The certificate has ended, or has not begun; both clocks matter.
+    SvidExpired = "SVID_EXPIRED", Unauthenticated,
+        "compare the clocks of both machines with `date -u`, then restart the peer's sagemesh";
+    /// The certificate names what is not in its node's scope, or claims names that are not its own.
+    SvidOutOfScope = "SVID_OUT_OF_SCOPE", PermissionDenied,
+        "give the node the service with `sagemesh scope NODE +svc/NAME`";
+    /// The peer is not the one that was dialled.
+    PeerMismatch = "PEER_MISMATCH", Unauthenticated,
+        "the address belongs to another node now: correct the seed, or wait for gossip";
+    /// The connection is not post-quantum where it must be.
+    PqRequired = "PQ_REQUIRED", FailedPrecondition,
+        "use a peer that offers X25519MLKEM768 and ML-DSA-65, or set pq = \"prefer\"";
+    /// The application protocol is missing, unknown, or offered together with `sagemesh-join/1`.
+    AlpnRefused = "ALPN_REFUSED", InvalidArgument,
+        "offer exactly one of the protocols of that port, such as `h2`";
+    /// The machine's clock is too far from the other's.
+    ClockSkew = "CLOCK_SKEW", FailedPrecondition,
+        "set this machine's clock, for example with NTP, and try again";
+    /// The text is no invitation.
+    TokenMalformed = "TOKEN_MALFORMED", InvalidArgument,
+        "copy the whole line that `sagemesh invite` printed";
+    /// The invitation has ended.
+    TokenExpired = "TOKEN_EXPIRED", PermissionDenied,
+        "make a new one with `sagemesh invite`";
+    /// The inviter does not know the invitation, or its secret was not proven.
+    TokenUnknown = "TOKEN_UNKNOWN", PermissionDenied,
+        "make a new one with `sagemesh invite`";
+    /// Another key has redeemed the invitation.
+    TokenUsed = "TOKEN_USED", PermissionDenied,
+        "make an invitation of its own for each node with `sagemesh invite`";
+    /// The joiner does not hold a key that it names.
+    PossessionUnproven = "POSSESSION_UNPROVEN", PermissionDenied,
+        "join with the machine that holds the keys, or reset it and make new ones";
+    /// This node may not sign what was asked.
+    NotASigner = "NOT_A_SIGNER", FailedPrecondition,
+        "run the command on a signer: `sagemesh status` names them";
+    /// An operator is not known.
+    OperatorUnknown = "OPERATOR_UNKNOWN", Unauthenticated,
+        "register the operator with `sagemesh operator add`";
+}
+
+impl Reason {
+    /// A refusal for this reason; `detail` says what was seen.
+    pub fn because(self, detail: impl Into<String>) -> Refusal {
+        Refusal { reason: self, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.code())
+    }
+}
+
+/// A refusal: the reason, what was seen, and by way of the reason what to do. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail} ({reason}): {}", reason.advice())]
+pub struct Refusal {
+    /// The reason.
+    pub reason: Reason,
+    /// What was seen, in lower case and without a full stop.
+    pub detail: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_fit_error_info() {
+        let mut codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        for code in &codes {
+            let is_upper_snake =
+                code.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+            assert!(is_upper_snake && code.len() <= 63, "{code}");
+        }
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_seen_and_what_to_do() {
+        let refusal = Reason::TokenExpired.because("the invitation for `pi` ended 3 min ago");
+        assert_eq!(
+            refusal.to_string(),
+            "the invitation for `pi` ended 3 min ago (TOKEN_EXPIRED): make a new one with `sagemesh invite`"
+        );
+    }
+}
