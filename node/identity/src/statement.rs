@@ -1,0 +1,205 @@
+//! The signed statements, as checked values.
+//!
+//! Reading turns an envelope's payload into a value whose parts are all in range; it does not check who
+//! signed. [`Members`](crate::Members) does that, since it knows by whose keys.
+
+mod member;
+mod root;
+mod signer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::Message;
+use types::{Digest, Envelope, MeshName, Reason, Refusal, Timestamp};
+
+pub use member::{Handover, JWT_KEYS_MAX, JwtKey, MEMBER_LEN_MAX, Member, Tombstone};
+pub use root::{CutOff, Grant, KEEP_MAX, Right, Root};
+pub use signer::{Beacon, Operator, Role};
+
+use crate::keyset::SignerId;
+
+/// How far a clock may be off before what it wrote is refused.
+pub const CLOCK_LEEWAY: Duration = Duration::from_secs(300);
+
+/// One statement of any kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Statement {
+    /// Who the mesh is.
+    Root(Root),
+    /// Who may sign.
+    Grant(Grant),
+    /// Who may sign no longer.
+    CutOff(CutOff),
+    /// Who is a member.
+    Member(Arc<Member>),
+    /// Who is a member no longer.
+    Tombstone(Tombstone),
+    /// To which keys a name passes.
+    Handover(Handover),
+    /// Who operates.
+    Operator(Operator),
+    /// What a signer stands by.
+    Beacon(Beacon),
+}
+
+/// A kind of statement: how it is named and written.
+pub trait Kind {
+    /// The envelope's domain: the full name of the protobuf message.
+    const DOMAIN: &'static str;
+    /// Its encoding. Done once, by the author.
+    fn encode(&self) -> Vec<u8>;
+}
+
+impl Statement {
+    /// Reads the statement in an envelope; says nothing about its signatures.
+    ///
+    /// # Errors
+    /// [`Reason::EnvelopeMalformed`] for bytes or a domain that are none of ours, [`Reason::RecordInvalid`]
+    /// for a value out of range.
+    pub fn read(envelope: &Envelope) -> Result<Self, Refusal> {
+        fn decode<M: Message + Default>(payload: &[u8]) -> Result<M, Refusal> {
+            M::decode(payload).map_err(|err| Reason::EnvelopeMalformed.because(err.to_string()))
+        }
+        let payload = envelope.payload.as_slice();
+        match envelope.domain.as_str() {
+            Root::DOMAIN => Root::read(&decode(payload)?).map(Self::Root),
+            Grant::DOMAIN => Grant::read(&decode(payload)?).map(Self::Grant),
+            CutOff::DOMAIN => CutOff::read(&decode(payload)?).map(Self::CutOff),
+            Member::DOMAIN => {
+                let member = Member::read(&decode(payload)?)?;
+                member.fits(envelope)?;
+                Ok(Self::Member(Arc::new(member)))
+            }
+            Tombstone::DOMAIN => Tombstone::read(&decode(payload)?).map(Self::Tombstone),
+            Handover::DOMAIN => Handover::read(&decode(payload)?).map(Self::Handover),
+            Operator::DOMAIN => Operator::read(&decode(payload)?).map(Self::Operator),
+            Beacon::DOMAIN => Beacon::read(&decode(payload)?).map(Self::Beacon),
+            other => {
+                let domain: String = other.chars().take(60).collect();
+                Err(Reason::EnvelopeMalformed.because(format!("`{domain}` is no statement of identity")))
+            }
+        }
+    }
+
+    /// The mesh it is about.
+    pub fn mesh(&self) -> &MeshName {
+        match self {
+            Self::Root(it) => &it.mesh,
+            Self::Grant(it) => &it.mesh,
+            Self::CutOff(it) => &it.mesh,
+            Self::Member(it) => it.domain.mesh(),
+            Self::Tombstone(it) => &it.mesh,
+            Self::Handover(it) => it.domain.mesh(),
+            Self::Operator(it) => &it.mesh,
+            Self::Beacon(it) => &it.mesh,
+        }
+    }
+
+    /// The signer whose signature it needs; `None` for what the root or an old authority signs.
+    pub fn signer(&self) -> Option<SignerId> {
+        match self {
+            Self::Member(it) => Some(it.signer),
+            Self::Tombstone(it) => Some(it.signer),
+            Self::Operator(it) => Some(it.signer),
+            Self::Beacon(it) => Some(it.signer),
+            Self::Root(_) | Self::Grant(_) | Self::CutOff(_) | Self::Handover(_) => None,
+        }
+    }
+
+    /// The signer's count when it signed this; zero where none counts.
+    pub fn serial(&self) -> u64 {
+        match self {
+            Self::Member(it) => it.serial,
+            Self::Tombstone(it) => it.serial,
+            Self::Operator(it) => it.serial,
+            Self::Beacon(it) => it.serial,
+            Self::Root(_) | Self::Grant(_) | Self::CutOff(_) | Self::Handover(_) => 0,
+        }
+    }
+}
+
+/// A statement with the envelope it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// What it says.
+    pub statement: Statement,
+    /// As it was signed.
+    pub envelope: Envelope,
+    /// The envelope's digest.
+    pub digest: Digest,
+}
+
+impl Signed {
+    /// Reads an envelope; says nothing about its signatures.
+    ///
+    /// # Errors
+    /// As [`Statement::read`].
+    pub fn read(envelope: Envelope) -> Result<Self, Refusal> {
+        Ok(Self { statement: Statement::read(&envelope)?, digest: envelope.digest(), envelope })
+    }
+}
+
+/// What every reader below needs: text, digests and times out of the wire's forms.
+mod field {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use super::*;
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Refusal {
+        Reason::RecordInvalid.because(detail)
+    }
+
+    pub(super) fn name<T: FromStr<Err: Display>>(text: &str) -> Result<T, Refusal> {
+        text.parse().map_err(|err: T::Err| invalid(err.to_string()))
+    }
+
+    pub(super) fn digest(bytes: &[u8], what: &str) -> Result<Digest, Refusal> {
+        Digest::from_slice(bytes).ok_or_else(|| invalid(format!("{what} has {} bytes, not 32", bytes.len())))
+    }
+
+    pub(super) fn signer(bytes: &[u8]) -> Result<SignerId, Refusal> {
+        digest(bytes, "the signer").map(SignerId)
+    }
+
+    pub(super) const fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proto::Name;
+    use proto::identity::v1;
+
+    use super::*;
+
+    #[test]
+    fn domains_are_the_messages_full_names() {
+        assert_eq!(Root::DOMAIN, v1::Root::full_name());
+        assert_eq!(Grant::DOMAIN, v1::Grant::full_name());
+        assert_eq!(CutOff::DOMAIN, v1::CutOff::full_name());
+        assert_eq!(Member::DOMAIN, v1::MemberRecord::full_name());
+        assert_eq!(Tombstone::DOMAIN, v1::Tombstone::full_name());
+        assert_eq!(Handover::DOMAIN, v1::Handover::full_name());
+        assert_eq!(Operator::DOMAIN, v1::OperatorRecord::full_name());
+        assert_eq!(Beacon::DOMAIN, v1::Beacon::full_name());
+    }
+
+    proptest! {
+        #[test]
+        fn reading_hostile_payloads_never_panics(
+            kind in 0usize..8,
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let domain = [
+                Root::DOMAIN, Grant::DOMAIN, CutOff::DOMAIN, Member::DOMAIN,
+                Tombstone::DOMAIN, Handover::DOMAIN, Operator::DOMAIN, Beacon::DOMAIN,
+            ][kind];
+            let envelope = Envelope { domain: domain.to_owned(), payload, signatures: Vec::new() };
+            let _ = Statement::read(&envelope);
+        }
+    }
+}
