@@ -334,7 +334,7 @@ impl Members {
     }
 
     /// The signer whose keys are at hand, their slots, and its next count.
-    fn own_signer(&self, keys: &dyn Keys) -> Result<(SignerId, [KeySlot; 2], u64), Refusal> {
+    pub(crate) fn own_signer(&self, keys: &dyn Keys) -> Result<(SignerId, [KeySlot; 2], u64), Refusal> {
         for slots in [KeySlot::SIGNER, KeySlot::ROOT] {
             let Ok(id) = KeySet::of(keys, slots).map(|set| set.signer()) else { continue };
             let is_granted = self.signers().get(&id).is_some_and(|standing| !standing.is_cut_off());

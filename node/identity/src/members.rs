@@ -501,6 +501,11 @@ impl Members {
         self.view.refusal(domain, authority)
     }
 
+    /// Why no record of that name counts.
+    pub fn why_not(&self, domain: &TrustDomain) -> Refusal {
+        self.view.why_not(domain.node())
+    }
+
     /// Whether a tombstone in force names one of these keys.
     pub fn is_revoked(&self, authority: &KeySet) -> bool {
         self.view.is_revoked(authority)

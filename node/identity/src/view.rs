@@ -131,6 +131,12 @@ impl View {
         authority.digests().iter().any(|key| self.dead_keys.contains(key))
     }
 
+    /// Why nobody has this name: what is known of one that lost it, or that nothing is known.
+    pub(crate) fn why_not(&self, node: &NodeName) -> Refusal {
+        let lost = self.lost.iter().find(|((name, _), _)| name == node).map(|(_, refusal)| refusal.clone());
+        lost.unwrap_or_else(|| Reason::MemberUnknown.because(format!("no record of `{node}` is known")))
+    }
+
     pub(crate) fn refusal(&self, domain: &TrustDomain, authority: &KeySet) -> Option<Refusal> {
         let node = domain.node();
         if self.is_revoked(authority) {
@@ -142,7 +148,7 @@ impl View {
         match self.members.get(node) {
             Some(entry) if entry.member.authority == *authority => None,
             Some(_) => Some(Reason::NameBound.because(format!("`{node}` is bound to other keys"))),
-            None => Some(Reason::MemberUnknown.because(format!("no record of `{node}` is known"))),
+            None => Some(self.why_not(node)),
         }
     }
 }

@@ -156,6 +156,11 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason with that code.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+
     /// A refusal for this reason; `detail` says what was seen.
     pub fn because(self, detail: impl Into<String>) -> Refusal {
         Refusal { reason: self, detail: detail.into() }
