@@ -27,5 +27,5 @@ pub use keyset::{AuthorityId, KeySet, SignerId};
 pub use members::{Members, Merged};
 pub use scope::Scope;
 pub use soft_keys::SoftKeys;
-pub use statement::{Member, Operator, Role, Signed, Statement};
+pub use statement::{Member, Operator, Role, Signed, SignedRecord, Statement};
 pub use verify::{Caller, Who, verify};

@@ -140,6 +140,37 @@ impl Signed {
     }
 }
 
+/// A member record with the envelope it came in.
+#[derive(Clone, Debug)]
+pub struct SignedRecord {
+    member: Arc<Member>,
+    signed: Arc<Signed>,
+}
+
+impl SignedRecord {
+    /// The record that counts for the node that vouches for `id`.
+    ///
+    /// # Errors
+    /// Why none does.
+    pub fn of(members: &crate::Members, id: &types::SpiffeId) -> Result<Self, Refusal> {
+        let domain = id.domain().ok_or_else(|| {
+            Reason::SvidOutOfScope.because(format!("{id} is an operator's, and no node vouches for it"))
+        })?;
+        let (member, signed) = members.record(domain).ok_or_else(|| members.why_not(domain))?;
+        Ok(Self { member: Arc::clone(member), signed: Arc::clone(signed) })
+    }
+
+    /// What it says.
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// As it was signed.
+    pub fn envelope(&self) -> &Envelope {
+        &self.signed.envelope
+    }
+}
+
 /// What every reader below needs: text, digests and times out of the wire's forms.
 mod field {
     use std::fmt::Display;

@@ -13,8 +13,9 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 
 use types::key::{Algorithm, KeySlot, Keys, PublicKey, Unavailable};
-use types::{Envelope, Now, Reason, Refusal, SpiffeId, Workload};
+use types::{Envelope, MeshName, Now, Reason, Refusal, ServiceName, SpiffeId, Timestamp, Workload};
 
+use crate::author::OPERATOR_VALID;
 use crate::authority;
 use crate::statement::{CLOCK_LEEWAY, Member};
 
@@ -65,19 +66,8 @@ pub fn issue(
         return Err(fail(format!("the record of `{}` names other keys", member.node())));
     }
 
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = alt_names(request.id).map_err(|err| fail(err.to_string()))?;
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
-    params.not_before = authority::moment(now.wall - CLOCK_LEEWAY);
-    params.not_after = authority::moment((now.wall + SVID_VALID).min(member.not_after));
-    let mut serial = request.serial;
-    serial[0] &= 0x7f;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    let valid = (now.wall - CLOCK_LEEWAY, (now.wall + SVID_VALID).min(member.not_after));
+    let mut params = leaf_params(request.id, request.serial, valid).map_err(|err| fail(err.to_string()))?;
     if let Some(record) = request.record {
         params.custom_extensions = vec![CustomExtension::from_oid_content(RECORD_OID, record.to_bytes())];
     }
@@ -88,6 +78,48 @@ pub fn issue(
     let issuer = Issuer::from_params(&authority, &authority_key);
     let leaf = params.signed_by(&Public(request.key), &issuer).map_err(|err| fail(err.to_string()))?;
     Ok(leaf.der().clone())
+}
+
+/// The self-signed certificate of the operator whose key is at hand. What it may do is in the operator's
+/// record, so it can be long-lived: taking the role away ends it.
+///
+/// # Errors
+/// [`Reason::PossessionUnproven`] if the key is not at hand.
+pub fn operator_certificate(
+    keys: &dyn Keys,
+    mesh: &MeshName,
+    name: &ServiceName,
+    serial: [u8; 16],
+    now: Now,
+) -> Result<CertificateDer<'static>, Refusal> {
+    let fail = |detail: String| Reason::PossessionUnproven.because(detail);
+    let key = Remote::new(keys, KeySlot::Operator).map_err(|err| fail(err.to_string()))?;
+    let id = SpiffeId::Operator { mesh: mesh.clone(), name: name.clone() };
+    let valid = (now.wall - CLOCK_LEEWAY, now.wall + OPERATOR_VALID);
+    let params = leaf_params(&id, serial, valid).map_err(|err| fail(err.to_string()))?;
+    let certificate = params.self_signed(&key).map_err(|err| fail(err.to_string()))?;
+    Ok(certificate.der().clone())
+}
+
+/// What every leaf has in common: an empty subject, the names that follow from its SPIFFE ID, and its uses.
+fn leaf_params(
+    id: &SpiffeId,
+    mut serial: [u8; 16],
+    (not_before, not_after): (Timestamp, Timestamp),
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = alt_names(id)?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = authority::moment(not_before);
+    params.not_after = authority::moment(not_after);
+    serial[0] &= 0x7f;
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    Ok(params)
 }
 
 /// Whether `member` may vouch for `id`.

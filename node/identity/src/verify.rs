@@ -59,6 +59,46 @@ impl Caller {
             Who::Operator(_) => None,
         }
     }
+
+    /// Whether someone let in before would be let in still: for open connections, at every change of the
+    /// map. The certificate's own end is not asked; connections outlive it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn still_holds(&self, now: Now, members: &Members) -> Result<(), Refusal> {
+        match (&self.who, &self.id) {
+            (Who::Member(was), id) => {
+                if let Some(refusal) = members.refusal(&was.domain, &was.authority) {
+                    return Err(refusal);
+                }
+                let member = members.get(&was.domain).ok_or_else(|| members.why_not(&was.domain))?;
+                check_times(member, now)?;
+                svid::check_scope(member, id)
+            }
+            (Who::Operator(role), SpiffeId::Operator { name, .. }) => {
+                let operator = members.operators().find(|operator| operator.name == *name);
+                match operator.filter(|it| it.not_after >= now.wall).and_then(|it| it.role) {
+                    Some(held) if held >= *role => Ok(()),
+                    _ => Err(Reason::OperatorUnknown.because(format!("`{name}` has lost a role"))),
+                }
+            }
+            (Who::Operator(_), SpiffeId::Workload { .. }) => Err(malformed("a workload has no role")),
+        }
+    }
+}
+
+fn check_times(member: &Member, now: Now) -> Result<(), Refusal> {
+    let (node, wall) = (member.node(), now.wall);
+    if member.issued_at > wall + CLOCK_LEEWAY {
+        let detail =
+            format!("the record of `{node}` was issued at {}, and it is {wall} here", member.issued_at);
+        return Err(Reason::ClockSkew.because(detail));
+    }
+    if member.not_after < wall {
+        let detail = format!("the record of `{node}` ended at {}, and it is {wall} here", member.not_after);
+        return Err(Reason::MemberExpired.because(detail));
+    }
+    Ok(())
 }
 
 /// Says who presented `chain`, its leaf first.
@@ -156,16 +196,7 @@ fn live_member(
         return Err(refusal);
     }
     let member = members.get(domain).ok_or_else(|| members.why_not(domain))?;
-    if member.issued_at > now.wall + CLOCK_LEEWAY {
-        let detail =
-            format!("the record of `{node}` was issued at {}, and it is {} here", member.issued_at, now.wall);
-        return Err(Reason::ClockSkew.because(detail));
-    }
-    if member.not_after < now.wall {
-        let detail =
-            format!("the record of `{node}` ended at {}, and it is {} here", member.not_after, now.wall);
-        return Err(Reason::MemberExpired.because(detail));
-    }
+    check_times(member, now)?;
     if members.is_stale(now) && !members.is_verified(member.authority.authority()) {
         let detail = format!("no beacon for {BEACON_HOURS} h, and `{node}` was never verified here");
         return Err(Reason::BeaconStale.because(detail));

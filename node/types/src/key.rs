@@ -147,9 +147,23 @@ pub enum KeySlot {
     RootEd25519,
     /// The ML-DSA-65 key of the mesh's root.
     RootMlDsa,
+    /// The P-256 key of an operator's certificate.
+    Operator,
 }
 
 impl KeySlot {
+    /// All slots.
+    pub const ALL: [Self; 9] = [
+        Self::Node,
+        Self::AuthorityP256,
+        Self::AuthorityMlDsa,
+        Self::Jwt,
+        Self::SignerEd25519,
+        Self::SignerMlDsa,
+        Self::RootEd25519,
+        Self::RootMlDsa,
+        Self::Operator,
+    ];
     /// What a node keeps for itself.
     pub const NODE: [Self; 4] = [Self::Node, Self::AuthorityP256, Self::AuthorityMlDsa, Self::Jwt];
     /// A node's authority: what signs its SVIDs.
@@ -163,7 +177,7 @@ impl KeySlot {
     pub const fn algorithm(self) -> Algorithm {
         match self {
             Self::Node | Self::SignerEd25519 | Self::RootEd25519 => Algorithm::Ed25519,
-            Self::AuthorityP256 | Self::Jwt => Algorithm::EcdsaP256,
+            Self::AuthorityP256 | Self::Jwt | Self::Operator => Algorithm::EcdsaP256,
             Self::AuthorityMlDsa | Self::SignerMlDsa | Self::RootMlDsa => Algorithm::MlDsa65,
         }
     }
@@ -179,6 +193,7 @@ impl KeySlot {
             Self::SignerMlDsa => "signer-ml-dsa-65",
             Self::RootEd25519 => "root-ed25519",
             Self::RootMlDsa => "root-ml-dsa-65",
+            Self::Operator => "operator-p256",
         }
     }
 }

@@ -1,0 +1,170 @@
+//! Making connections.
+
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::TLS13;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use identity::join::{self, Exporter};
+use identity::token::Token;
+use identity::{Caller, Members};
+use types::{Now, PeerId, Reason, Refusal, SpiffeId, TrustDomain};
+
+use crate::chooser::Chooser;
+use crate::peer::{Error, HANDSHAKE_TIMEOUT, Peer, Pq, describe, explain};
+use crate::server::exporter;
+use crate::svids::Svids;
+use crate::verifier::Verifier;
+
+/// Whom a caller means to reach. Checked inside the handshake, before anything is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Exactly this identity.
+    Id(SpiffeId),
+    /// The node with this peer id, itself and not a service on it.
+    Peer(PeerId),
+    /// Anything on this node.
+    Domain(TrustDomain),
+    /// Any node of the mesh, itself and not a service on it.
+    AnyNode,
+}
+
+impl Expect {
+    fn check(&self, caller: &Caller) -> Result<(), Refusal> {
+        let member = caller.member();
+        let is_node = member.is_some_and(|member| caller.id == SpiffeId::node(member.domain.clone()));
+        let is_met = match self {
+            Self::Id(id) => caller.id == *id,
+            Self::Peer(peer) => is_node && member.is_some_and(|member| member.peer == *peer),
+            Self::Domain(domain) => member.is_some_and(|member| member.domain == *domain),
+            Self::AnyNode => is_node,
+        };
+        if is_met {
+            return Ok(());
+        }
+        Err(Reason::PeerMismatch.because(format!("dialled {self:?} and reached {}", caller.id)))
+    }
+}
+
+/// Makes connections as one identity.
+#[derive(Clone)]
+pub struct Client {
+    pq: Pq,
+    alpn: Vec<Vec<u8>>,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+    svids: watch::Receiver<Arc<Svids>>,
+    members: watch::Receiver<Arc<Members>>,
+}
+
+impl Client {
+    /// A client that presents what `svids` holds and believes what `members` holds, each at the time of a
+    /// connection. Sessions are never resumed.
+    pub fn new(
+        pq: Pq,
+        alpn: Vec<Vec<u8>>,
+        svids: watch::Receiver<Arc<Svids>>,
+        members: watch::Receiver<Arc<Members>>,
+    ) -> Self {
+        Self { pq, alpn, provider: pq.provider(), svids, members }
+    }
+
+    /// Shakes hands with whoever is at the other end of `stream`, who must be as expected.
+    ///
+    /// # Errors
+    /// Why the peer was refused, or what failed; the stream is closed then. That the peer let us in shows
+    /// only when it answers: in TLS 1.3 a client that is refused sees its handshake succeed.
+    pub async fn connect<S>(&self, stream: S, expect: Expect) -> Result<(TlsStream<S>, Peer), Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let members = Arc::clone(&self.members.borrow());
+        let seen = Arc::clone(&members);
+        let verifier = Arc::new(Verifier::new(Arc::clone(&self.provider), self.pq, move |chain, now| {
+            let caller = identity::verify(chain, now, &seen)?;
+            expect.check(&caller)?;
+            Ok(caller)
+        }));
+        let chooser = Arc::new(Chooser::new(Arc::clone(&self.svids.borrow()), self.pq));
+        let mut config = builder(&self.provider, &verifier)?.with_client_cert_resolver(chooser.clone());
+        config.alpn_protocols.clone_from(&self.alpn);
+        let stream = connect(config, stream, &verifier, self.pq).await?;
+        let current = Arc::clone(&self.members.borrow());
+        let found = verifier.found().cloned();
+        let own = chooser.chosen.get().copied();
+        let peer = describe(stream.get_ref().1, found, verifier.scheme(), own, &current)?;
+        // The map may have changed during the handshake.
+        if !Arc::ptr_eq(&members, &current) {
+            peer.recheck(Now::read(), &current)?;
+        }
+        Ok((stream, peer))
+    }
+}
+
+/// Connects to the inviter of a token, before anything of the mesh is known but what the token says. Answers
+/// the stream, the inviter's chain, and the bytes that both ends can export.
+///
+/// # Errors
+/// As [`Client::connect`].
+pub async fn connect_to_inviter<S>(
+    stream: S,
+    token: &Token,
+) -> Result<(TlsStream<S>, Vec<CertificateDer<'static>>, Exporter), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let inviter = token.inviter;
+    let provider = Pq::Require.provider();
+    let verifier = Arc::new(Verifier::new(Arc::clone(&provider), Pq::Require, move |chain, now| {
+        join::verify_inviter(chain, now, inviter)
+    }));
+    let mut config = builder(&provider, &verifier)?.with_no_client_auth();
+    config.alpn_protocols = vec![join::ALPN.to_vec()];
+    let stream = connect(config, stream, &verifier, Pq::Require).await?;
+    let connection = stream.get_ref().1;
+    if connection.alpn_protocol() != Some(join::ALPN) {
+        return Err(Reason::AlpnRefused.because("nobody can join at that address").into());
+    }
+    let chain = connection.peer_certificates().unwrap_or_default().to_vec();
+    let exporter = exporter(connection)?;
+    Ok((stream, chain, exporter))
+}
+
+fn builder<T: Send + Sync + 'static>(
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+    verifier: &Arc<Verifier<T>>,
+) -> Result<rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, Error> {
+    let verifier: Arc<Verifier<T>> = Arc::clone(verifier);
+    Ok(ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::Setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier))
+}
+
+async fn connect<S, T>(
+    mut config: ClientConfig,
+    stream: S,
+    verifier: &Verifier<T>,
+    pq: Pq,
+) -> Result<TlsStream<S>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    config.resumption = Resumption::disabled();
+    // Who the peer is follows from its SVID; its name on the wire would only tell others.
+    config.enable_sni = false;
+    let name = ServerName::try_from("sagemesh.invalid").expect("a valid DNS name");
+    let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(err)) => Err(explain(err, verifier.found(), pq)),
+        Err(_) => Err(Error::Timeout),
+    }
+}

@@ -1,0 +1,131 @@
+//! The other end of a connection, and what a handshake can fail of.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{CommonState, NamedGroup, SignatureScheme};
+
+use identity::{Caller, Members};
+use types::{Now, Reason, Refusal};
+
+/// How long a handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How post-quantum a connection must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pq {
+    /// As much as both sides can: for stock clients.
+    Prefer,
+    /// X25519MLKEM768 and ML-DSA-65 on both sides, or none: for node links.
+    Require,
+}
+
+impl Pq {
+    pub(crate) fn provider(self) -> Arc<CryptoProvider> {
+        let mut provider = aws_lc_rs::default_provider();
+        if self == Self::Require {
+            provider.kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768];
+        }
+        Arc::new(provider)
+    }
+}
+
+/// The other end of a connection: who it is, and how the connection is kept.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Who it is.
+    pub caller: Caller,
+    /// The key-exchange group; `None` on a resumed connection.
+    pub group: Option<NamedGroup>,
+    /// The algorithm by which the peer proved its key; `None` on a resumed connection.
+    pub signature: Option<SignatureScheme>,
+    /// The algorithm by which this side proved its own.
+    pub own_signature: Option<SignatureScheme>,
+    /// The application protocol.
+    pub alpn: Vec<u8>,
+}
+
+impl Peer {
+    /// Whether both the group and both signatures are post-quantum.
+    pub fn is_post_quantum(&self) -> bool {
+        self.group == Some(NamedGroup::X25519MLKEM768)
+            && self.signature == Some(SignatureScheme::ML_DSA_65)
+            && self.own_signature == Some(SignatureScheme::ML_DSA_65)
+    }
+
+    /// Whether the peer would be let in still; asked of every open connection when the map changes.
+    ///
+    /// # Errors
+    /// Why not: close the connection.
+    pub fn recheck(&self, now: Now, members: &Members) -> Result<(), Refusal> {
+        self.caller.still_holds(now, members)
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let group = self.group.map_or("resumed".to_owned(), |group| format!("{group:?}"));
+        let signature = self.signature.map_or("resumed".to_owned(), |scheme| format!("{scheme:?}"));
+        write!(f, "{} ({group}, {signature})", self.caller.id)
+    }
+}
+
+/// A connection was not made. The stream is closed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// One side refused the other, or would.
+    #[error("refused the peer")]
+    Refused(#[from] Refusal),
+    /// TLS failed: the peer refused us, or speaks something else.
+    #[error("failed to complete the TLS handshake: look at the peer's log for the reason it gives")]
+    Handshake(#[source] io::Error),
+    /// The peer was too slow.
+    #[error("no TLS handshake within {} s: check that the address is a sagemesh port", HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout,
+    /// The configuration cannot work.
+    #[error("failed to set up TLS: report this")]
+    Setup(#[source] rustls::Error),
+}
+
+/// Judges a failed handshake: by what the verifier found, by what TLS says, or as it is.
+pub(crate) fn explain<T>(err: io::Error, found: Option<&Result<T, Refusal>>, pq: Pq) -> Error {
+    if let Some(Err(refusal)) = found {
+        return Error::Refused(refusal.clone());
+    }
+    let tls = err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let reason = match tls {
+        Some(rustls::Error::NoCertificatesPresented) => Some(Reason::SvidMissing),
+        Some(rustls::Error::NoApplicationProtocol) => Some(Reason::AlpnRefused),
+        // With `require` the only groups and signatures on offer are post-quantum.
+        Some(rustls::Error::PeerIncompatible(_)) if pq == Pq::Require => Some(Reason::PqRequired),
+        _ => None,
+    };
+    match (reason, tls) {
+        (Some(reason), Some(tls)) => Error::Refused(reason.because(tls.to_string())),
+        _ => Error::Handshake(err),
+    }
+}
+
+/// Reads off a finished handshake what there is to know of the peer.
+pub(crate) fn describe(
+    state: &CommonState,
+    found: Option<Result<Caller, Refusal>>,
+    signature: Option<SignatureScheme>,
+    own_signature: Option<SignatureScheme>,
+    members: &Members,
+) -> Result<Peer, Error> {
+    let alpn = state.alpn_protocol().map(<[u8]>::to_vec).unwrap_or_default();
+    if alpn.is_empty() {
+        return Err(Reason::AlpnRefused.because("the peer names no application protocol").into());
+    }
+    // rustls does not ask the verifier when a session is resumed, so the chain is verified here.
+    let caller = match found {
+        Some(found) => found?,
+        None => identity::verify(state.peer_certificates().unwrap_or_default(), Now::read(), members)?,
+    };
+    let group = state.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
+    Ok(Peer { caller, group, signature, own_signature, alpn })
+}

@@ -1,0 +1,219 @@
+//! Accepting connections.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{
+    Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions,
+};
+use rustls::version::TLS13;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use identity::join::{self, Exporter};
+use identity::{Caller, Members};
+use types::Reason;
+
+use crate::chooser::Chooser;
+use crate::peer::{Error, HANDSHAKE_TIMEOUT, Peer, Pq, describe, explain};
+use crate::svids::Svids;
+use crate::verifier::Verifier;
+
+/// Most sessions that can be resumed at one port.
+const SESSIONS_MAX: usize = 1024;
+
+/// Whether a TLS session may be resumed without a full handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resumption {
+    /// Never: for node links.
+    Off,
+    /// For stock clients; their chain is verified again each time.
+    On,
+}
+
+/// Whether newcomers may ask to join at this port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newcomers {
+    /// They are refused.
+    Refused,
+    /// They are let in, with `sagemesh-join/1` and nothing else.
+    Welcome,
+}
+
+/// How a port is kept.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How post-quantum its connections must be.
+    pub pq: Pq,
+    /// Application protocols, the preferred one first. Never empty.
+    pub alpn: Vec<Vec<u8>>,
+    /// Whether sessions may be resumed. Must be off where `pq` is `Require`.
+    pub resumption: Resumption,
+    /// Whether newcomers may join here.
+    pub newcomers: Newcomers,
+}
+
+/// What a connection turned out to be.
+#[derive(Debug)]
+pub enum Accepted<S> {
+    /// A member, or an operator.
+    Peer(Box<TlsStream<S>>, Box<Peer>),
+    /// A newcomer that wants to join, with the bytes that both ends can export.
+    Newcomer(Box<TlsStream<S>>, Exporter),
+}
+
+/// Accepts connections on streams that a listener hands to it.
+#[derive(Clone)]
+pub struct Server {
+    config: Config,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+    sessions: Arc<dyn StoresServerSessions>,
+    svids: watch::Receiver<Arc<Svids>>,
+    members: watch::Receiver<Arc<Members>>,
+}
+
+impl Server {
+    /// A server that presents what `svids` holds and believes what `members` holds, each at the time of a
+    /// connection.
+    pub fn new(
+        config: Config,
+        svids: watch::Receiver<Arc<Svids>>,
+        members: watch::Receiver<Arc<Members>>,
+    ) -> Self {
+        debug_assert!(!config.alpn.is_empty() && !config.alpn.iter().any(|it| it == join::ALPN));
+        debug_assert!(config.pq == Pq::Prefer || config.resumption == Resumption::Off);
+        let sessions: Arc<dyn StoresServerSessions> = match config.resumption {
+            Resumption::Off => Arc::new(NoServerSessionStorage {}),
+            Resumption::On => ServerSessionMemoryCache::new(SESSIONS_MAX),
+        };
+        Self { provider: config.pq.provider(), config, sessions, svids, members }
+    }
+
+    /// Shakes hands with whoever is at the other end of `stream`.
+    ///
+    /// # Errors
+    /// Why the peer was refused, or what failed; the stream is closed then.
+    pub async fn accept<S>(&self, stream: S) -> Result<Accepted<S>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        timeout(HANDSHAKE_TIMEOUT, self.shake_hands(stream)).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn shake_hands<S>(&self, stream: S) -> Result<Accepted<S>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(Error::Handshake)?;
+        let wish = wish(&start.client_hello());
+        let chooser = Arc::new(Chooser::new(Arc::clone(&self.svids.borrow()), self.config.pq));
+        match wish {
+            Wish::Join if self.config.newcomers == Newcomers::Welcome => {
+                let config = self.join_config(chooser)?;
+                let stream = start.into_stream(Arc::new(config)).await.map_err(Error::Handshake)?;
+                let exporter = exporter(stream.get_ref().1)?;
+                Ok(Accepted::Newcomer(Box::new(stream), exporter))
+            }
+            Wish::Mixed | Wish::Join | Wish::Nothing => {
+                // A protocol nobody can name: rustls then tells the peer by an alert.
+                let mut config = self.join_config(chooser)?;
+                config.alpn_protocols = vec![b"sagemesh refuses".to_vec()];
+                let _ = start.into_stream(Arc::new(config)).await;
+                let detail = match wish {
+                    Wish::Nothing => "the peer names no application protocol",
+                    Wish::Mixed => "the peer offers sagemesh-join/1 together with other protocols",
+                    Wish::Join | Wish::Other => "newcomers cannot join at this port",
+                };
+                Err(Reason::AlpnRefused.because(detail).into())
+            }
+            Wish::Other => self.accept_peer(start, chooser).await,
+        }
+    }
+
+    async fn accept_peer<S>(
+        &self,
+        start: tokio_rustls::StartHandshake<S>,
+        chooser: Arc<Chooser>,
+    ) -> Result<Accepted<S>, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let members = Arc::clone(&self.members.borrow());
+        let seen = Arc::clone(&members);
+        let pq = self.config.pq;
+        let verifier = Arc::new(Verifier::new(Arc::clone(&self.provider), pq, move |chain, now| {
+            identity::verify(chain, now, &seen)
+        }));
+        let config = self.peer_config(Arc::clone(&chooser), Arc::clone(&verifier))?;
+        let stream = start
+            .into_stream(Arc::new(config))
+            .await
+            .map_err(|err| explain::<Caller>(err, verifier.found(), pq))?;
+        // What was found holds only for the map it was found in.
+        let current = Arc::clone(&self.members.borrow());
+        let found = verifier.found().filter(|_| Arc::ptr_eq(&members, &current)).cloned();
+        let own = chooser.chosen.get().copied();
+        let peer = describe(stream.get_ref().1, found, verifier.scheme(), own, &current)?;
+        Ok(Accepted::Peer(Box::new(stream), Box::new(peer)))
+    }
+
+    fn peer_config(
+        &self,
+        chooser: Arc<Chooser>,
+        verifier: Arc<Verifier<Caller>>,
+    ) -> Result<ServerConfig, Error> {
+        let mut config = self.builder()?.with_client_cert_verifier(verifier).with_cert_resolver(chooser);
+        config.alpn_protocols.clone_from(&self.config.alpn);
+        config.session_storage = Arc::clone(&self.sessions);
+        config.send_tls13_tickets = match self.config.resumption {
+            Resumption::Off => 0,
+            Resumption::On => 1,
+        };
+        Ok(config)
+    }
+
+    fn join_config(&self, chooser: Arc<Chooser>) -> Result<ServerConfig, Error> {
+        let mut config = self.builder()?.with_no_client_auth().with_cert_resolver(chooser);
+        config.alpn_protocols = vec![join::ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    fn builder(&self) -> Result<rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>, Error> {
+        ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(Error::Setup)
+    }
+}
+
+/// What a hello asks for.
+enum Wish {
+    Join,
+    Mixed,
+    Nothing,
+    Other,
+}
+
+fn wish(hello: &ClientHello<'_>) -> Wish {
+    let Some(offered) = hello.alpn() else { return Wish::Nothing };
+    let (mut n, mut has_join) = (0, false);
+    for protocol in offered {
+        n += 1;
+        has_join |= protocol == join::ALPN;
+    }
+    match (has_join, n) {
+        (true, 1) => Wish::Join,
+        (true, _) => Wish::Mixed,
+        (false, 0) => Wish::Nothing,
+        (false, _) => Wish::Other,
+    }
+}
+
+/// The bytes that both ends of this connection can export.
+pub(crate) fn exporter<D>(connection: &rustls::ConnectionCommon<D>) -> Result<Exporter, Error> {
+    connection.export_keying_material([0; 32], join::EXPORTER_LABEL, None).map_err(Error::Setup)
+}

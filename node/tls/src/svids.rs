@@ -1,0 +1,160 @@
+//! A node's or service's current certificates, and their replacement before they end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, ML_DSA_65_SIGNING, PqdsaKeyPair,
+};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use identity::svid::{self, SVID_VALID};
+use identity::{Members, SignedRecord};
+use types::key::{Algorithm, Keys, PublicKey};
+use types::{Now, Refusal, SpiffeId};
+
+use crate::random;
+
+/// How long after a failed replacement it is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// The certificates that one identity presents now, with new keys of their own.
+#[derive(Debug)]
+pub struct Svids {
+    /// Whom they name.
+    pub id: SpiffeId,
+    pub(crate) p256: Arc<CertifiedKey>,
+    pub(crate) ml_dsa: Arc<CertifiedKey>,
+}
+
+/// Certificates could not be made. Those in use stay in use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The node may not vouch for that identity, or not now.
+    #[error("failed to issue an SVID")]
+    Refused(#[from] Refusal),
+    /// The library made no key.
+    #[error("failed to make a key for an SVID: the cryptographic library refused")]
+    Key,
+}
+
+impl Svids {
+    /// Issues both certificates of `id` under the member's authority, with fresh keys.
+    ///
+    /// # Errors
+    /// As [`svid::issue`].
+    pub fn issue(keys: &dyn Keys, record: &SignedRecord, id: &SpiffeId, now: Now) -> Result<Self, Error> {
+        let issue = |pair: (PublicKey, PrivateKeyDer<'static>)| {
+            let request =
+                svid::Request { id, key: &pair.0, serial: random::bytes(), record: Some(record.envelope()) };
+            let leaf = svid::issue(keys, record.member(), request, now)?;
+            let signing = any_supported_type(&pair.1).map_err(|_| Error::Key)?;
+            Ok::<_, Error>(Arc::new(CertifiedKey::new(vec![leaf], signing)))
+        };
+        Ok(Self {
+            id: id.clone(),
+            p256: issue(fresh_p256().ok_or(Error::Key)?)?,
+            ml_dsa: issue(fresh_ml_dsa().ok_or(Error::Key)?)?,
+        })
+    }
+
+    /// The leaf that is presented with an algorithm, in DER.
+    pub fn leaf(&self, algorithm: Algorithm) -> &[u8] {
+        match algorithm {
+            Algorithm::MlDsa65 => &self.ml_dsa.cert[0],
+            Algorithm::EcdsaP256 | Algorithm::Ed25519 => &self.p256.cert[0],
+        }
+    }
+}
+
+fn fresh_p256() -> Option<(PublicKey, PrivateKeyDer<'static>)> {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).ok()?;
+    let public = PublicKey::new(Algorithm::EcdsaP256, pair.public_key().as_ref()).ok()?;
+    let private = PrivatePkcs8KeyDer::from(pair.to_pkcs8v1().ok()?.as_ref().to_vec());
+    Some((public, PrivateKeyDer::Pkcs8(private)))
+}
+
+fn fresh_ml_dsa() -> Option<(PublicKey, PrivateKeyDer<'static>)> {
+    let pair = PqdsaKeyPair::generate(&ML_DSA_65_SIGNING).ok()?;
+    let public = PublicKey::new(Algorithm::MlDsa65, pair.public_key().as_ref()).ok()?;
+    let private = PrivatePkcs8KeyDer::from(pair.to_pkcs8v1().ok()?.as_ref().to_vec());
+    Some((public, PrivateKeyDer::Pkcs8(private)))
+}
+
+/// Keeps an identity's certificates fresh: replaces them at half of their life and whenever the node's record
+/// changes. Connections made before keep theirs.
+pub struct Rotation {
+    keys: Arc<dyn Keys>,
+    id: SpiffeId,
+    members: watch::Receiver<Arc<Members>>,
+    svids: watch::Sender<Arc<Svids>>,
+}
+
+impl Rotation {
+    /// Issues the first certificates; the receiver always holds the current ones.
+    ///
+    /// # Errors
+    /// If the node has no record that counts, or may not vouch for `id`.
+    pub fn new(
+        keys: Arc<dyn Keys>,
+        id: SpiffeId,
+        members: watch::Receiver<Arc<Members>>,
+    ) -> Result<(Self, watch::Receiver<Arc<Svids>>), Error> {
+        let first = issue(&*keys, &id, &members.borrow(), Now::read())?;
+        let (svids, current) = watch::channel(Arc::new(first));
+        Ok((Self { keys, id, members, svids }, current))
+    }
+
+    /// Replaces certificates until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut due = next(Now::read());
+        let mut digest = self.record_digest();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep_until(due.into()) => {}
+                changed = self.members.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if self.record_digest() == digest {
+                        continue;
+                    }
+                }
+            }
+            digest = self.record_digest();
+            let now = Now::read();
+            let issued = issue(&*self.keys, &self.id, &self.members.borrow(), now);
+            due = match issued {
+                Ok(svids) => {
+                    info!(sagemesh.svid.id = %self.id, "rotated the SVID");
+                    self.svids.send_replace(Arc::new(svids));
+                    next(now)
+                }
+                Err(err) => {
+                    warn!(sagemesh.svid.id = %self.id, error = %err, "failed to rotate the SVID");
+                    now.mono + RETRY
+                }
+            };
+        }
+    }
+
+    fn record_digest(&self) -> Option<types::Digest> {
+        let members = self.members.borrow();
+        self.id.domain().and_then(|domain| members.record(domain)).map(|(_, signed)| signed.digest)
+    }
+}
+
+fn next(now: Now) -> Instant {
+    svid::rotate_at(now, SVID_VALID, u32::from_be_bytes(random::bytes()))
+}
+
+fn issue(keys: &dyn Keys, id: &SpiffeId, members: &Members, now: Now) -> Result<Svids, Error> {
+    let record = SignedRecord::of(members, id)?;
+    Svids::issue(keys, &record, id, now)
+}

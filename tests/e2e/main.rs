@@ -1,0 +1,9 @@
+//! Tests with the real cryptography and real peers.
+
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may fail where it stands; its modules share")]
+
+mod join;
+mod stock;
+mod tls;
+mod verify;
+mod world;
