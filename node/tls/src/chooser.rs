@@ -15,7 +15,7 @@ use crate::svids::Svids;
 pub(crate) struct Chooser {
     pub(crate) svids: Arc<Svids>,
     pub(crate) pq: Pq,
-    pub(crate) chosen: OnceLock<SignatureScheme>,
+    chosen: OnceLock<Option<SignatureScheme>>,
 }
 
 impl Chooser {
@@ -24,19 +24,24 @@ impl Chooser {
     }
 
     fn choose(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let scheme = if schemes.contains(&SignatureScheme::ML_DSA_65) {
-            SignatureScheme::ML_DSA_65
-        } else if self.pq == Pq::Prefer && schemes.contains(&SignatureScheme::ECDSA_NISTP256_SHA256) {
-            SignatureScheme::ECDSA_NISTP256_SHA256
-        } else {
-            return None;
-        };
+        let is_offered = |scheme: &SignatureScheme| schemes.contains(scheme);
+        let scheme = self.pq.schemes().iter().copied().find(is_offered);
         // The first choice stands: rustls asks once a connection, and again only after a retried hello.
         let _ = self.chosen.set(scheme);
-        Some(Arc::clone(match scheme {
+        Some(Arc::clone(match scheme? {
             SignatureScheme::ML_DSA_65 => &self.svids.ml_dsa,
             _ => &self.svids.p256,
         }))
+    }
+
+    /// With which algorithm this side proved its key.
+    pub(crate) fn scheme(&self) -> Option<SignatureScheme> {
+        self.chosen.get().copied().flatten()
+    }
+
+    /// Whether the peer verifies none of the algorithms that this side may use.
+    pub(crate) fn is_at_a_loss(&self) -> bool {
+        self.chosen.get() == Some(&None)
     }
 }
 

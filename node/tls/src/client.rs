@@ -97,8 +97,8 @@ impl Client {
         let stream = connect(config, stream, &verifier, self.pq).await?;
         let current = Arc::clone(&self.members.borrow());
         let found = verifier.found().cloned();
-        let own = chooser.chosen.get().copied();
-        let peer = describe(stream.get_ref().1, found, verifier.scheme(), own, &current)?;
+        let signatures = [verifier.scheme(), chooser.scheme()];
+        let peer = describe(stream.get_ref().1, found, signatures, &current, self.pq)?;
         // The map may have changed during the handshake.
         if !Arc::ptr_eq(&members, &current) {
             peer.recheck(Now::read(), &current)?;
@@ -164,7 +164,7 @@ where
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(err)) => Err(explain(err, verifier.found(), pq)),
+        Ok(Err(err)) => Err(explain(err, verifier, None, pq)),
         Err(_) => Err(Error::Timeout),
     }
 }

@@ -11,6 +11,9 @@ use rustls::{CommonState, NamedGroup, SignatureScheme};
 use identity::{Caller, Members};
 use types::{Now, Reason, Refusal};
 
+use crate::chooser::Chooser;
+use crate::verifier::Verifier;
+
 /// How long a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -24,6 +27,14 @@ pub enum Pq {
 }
 
 impl Pq {
+    /// The signature algorithms that are used and believed, the preferred one first.
+    pub(crate) const fn schemes(self) -> &'static [SignatureScheme] {
+        match self {
+            Self::Require => &[SignatureScheme::ML_DSA_65],
+            Self::Prefer => &[SignatureScheme::ML_DSA_65, SignatureScheme::ECDSA_NISTP256_SHA256],
+        }
+    }
+
     pub(crate) fn provider(self) -> Arc<CryptoProvider> {
         let mut provider = aws_lc_rs::default_provider();
         if self == Self::Require {
@@ -91,9 +102,12 @@ pub enum Error {
 }
 
 /// Judges a failed handshake: by what the verifier found, by what TLS says, or as it is.
-pub(crate) fn explain<T>(err: io::Error, found: Option<&Result<T, Refusal>>, pq: Pq) -> Error {
-    if let Some(Err(refusal)) = found {
+pub(crate) fn explain<T>(err: io::Error, verifier: &Verifier<T>, chooser: Option<&Chooser>, pq: Pq) -> Error {
+    if let Some(Err(refusal)) = verifier.found() {
         return Error::Refused(refusal.clone());
+    }
+    if chooser.is_some_and(Chooser::is_at_a_loss) && pq == Pq::Require {
+        return Reason::PqRequired.because("the peer does not verify ML-DSA-65").into();
     }
     let tls = err.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let reason = match tls {
@@ -109,14 +123,15 @@ pub(crate) fn explain<T>(err: io::Error, found: Option<&Result<T, Refusal>>, pq:
     }
 }
 
-/// Reads off a finished handshake what there is to know of the peer.
+/// Reads off a finished handshake what there is to know of the peer. `signatures` are the peer's and our own.
 pub(crate) fn describe(
     state: &CommonState,
     found: Option<Result<Caller, Refusal>>,
-    signature: Option<SignatureScheme>,
-    own_signature: Option<SignatureScheme>,
+    signatures: [Option<SignatureScheme>; 2],
     members: &Members,
+    pq: Pq,
 ) -> Result<Peer, Error> {
+    let [signature, own_signature] = signatures;
     let alpn = state.alpn_protocol().map(<[u8]>::to_vec).unwrap_or_default();
     if alpn.is_empty() {
         return Err(Reason::AlpnRefused.because("the peer names no application protocol").into());
@@ -127,5 +142,11 @@ pub(crate) fn describe(
         None => identity::verify(state.peer_certificates().unwrap_or_default(), Now::read(), members)?,
     };
     let group = state.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
-    Ok(Peer { caller, group, signature, own_signature, alpn })
+    let peer = Peer { caller, group, signature, own_signature, alpn };
+    if pq == Pq::Require && !peer.is_post_quantum() {
+        return Err(Reason::PqRequired
+            .because(format!("the connection to {peer} is not post-quantum"))
+            .into());
+    }
+    Ok(peer)
 }

@@ -151,12 +151,12 @@ impl Server {
         let stream = start
             .into_stream(Arc::new(config))
             .await
-            .map_err(|err| explain::<Caller>(err, verifier.found(), pq))?;
+            .map_err(|err| explain(err, &verifier, Some(&chooser), pq))?;
         // What was found holds only for the map it was found in.
         let current = Arc::clone(&self.members.borrow());
         let found = verifier.found().filter(|_| Arc::ptr_eq(&members, &current)).cloned();
-        let own = chooser.chosen.get().copied();
-        let peer = describe(stream.get_ref().1, found, verifier.scheme(), own, &current)?;
+        let signatures = [verifier.scheme(), chooser.scheme()];
+        let peer = describe(stream.get_ref().1, found, signatures, &current, pq)?;
         Ok(Accepted::Peer(Box::new(stream), Box::new(peer)))
     }
 

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use identity::svid::{self, SVID_VALID};
 use identity::{Members, SignedRecord};
 use types::key::{Algorithm, Keys, PublicKey};
-use types::{Now, Refusal, SpiffeId};
+use types::{Digest, Now, Refusal, SpiffeId};
 
 use crate::random;
 
@@ -93,6 +93,8 @@ pub struct Rotation {
     id: SpiffeId,
     members: watch::Receiver<Arc<Members>>,
     svids: watch::Sender<Arc<Svids>>,
+    /// Of the record under which the current certificates were issued.
+    record: Digest,
 }
 
 impl Rotation {
@@ -105,15 +107,14 @@ impl Rotation {
         id: SpiffeId,
         members: watch::Receiver<Arc<Members>>,
     ) -> Result<(Self, watch::Receiver<Arc<Svids>>), Error> {
-        let first = issue(&*keys, &id, &members.borrow(), Now::read())?;
+        let (first, record) = issue(&*keys, &id, &members.borrow(), Now::read())?;
         let (svids, current) = watch::channel(Arc::new(first));
-        Ok((Self { keys, id, members, svids }, current))
+        Ok((Self { keys, id, members, svids, record }, current))
     }
 
     /// Replaces certificates until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut due = next(Now::read());
-        let mut digest = self.record_digest();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -122,17 +123,17 @@ impl Rotation {
                     if changed.is_err() {
                         return;
                     }
-                    if self.record_digest() == digest {
+                    if self.current_record() == Some(self.record) {
                         continue;
                     }
                 }
             }
-            digest = self.record_digest();
             let now = Now::read();
-            let issued = issue(&*self.keys, &self.id, &self.members.borrow(), now);
+            let issued = issue(&*self.keys, &self.id, &self.members.borrow_and_update(), now);
             due = match issued {
-                Ok(svids) => {
+                Ok((svids, record)) => {
                     info!(sagemesh.svid.id = %self.id, "rotated the SVID");
+                    self.record = record;
                     self.svids.send_replace(Arc::new(svids));
                     next(now)
                 }
@@ -144,7 +145,7 @@ impl Rotation {
         }
     }
 
-    fn record_digest(&self) -> Option<types::Digest> {
+    fn current_record(&self) -> Option<Digest> {
         let members = self.members.borrow();
         self.id.domain().and_then(|domain| members.record(domain)).map(|(_, signed)| signed.digest)
     }
@@ -154,7 +155,7 @@ fn next(now: Now) -> Instant {
     svid::rotate_at(now, SVID_VALID, u32::from_be_bytes(random::bytes()))
 }
 
-fn issue(keys: &dyn Keys, id: &SpiffeId, members: &Members, now: Now) -> Result<Svids, Error> {
+fn issue(keys: &dyn Keys, id: &SpiffeId, members: &Members, now: Now) -> Result<(Svids, Digest), Error> {
     let record = SignedRecord::of(members, id)?;
-    Svids::issue(keys, &record, id, now)
+    Ok((Svids::issue(keys, &record, id, now)?, record.envelope().digest()))
 }

@@ -67,13 +67,6 @@ impl<T> Verifier<T> {
         let _ = self.scheme.set(dss.scheme);
         Ok(valid)
     }
-
-    fn schemes(&self) -> Vec<SignatureScheme> {
-        match self.pq {
-            Pq::Require => vec![SignatureScheme::ML_DSA_65],
-            Pq::Prefer => vec![SignatureScheme::ML_DSA_65, SignatureScheme::ECDSA_NISTP256_SHA256],
-        }
-    }
 }
 
 impl<T> fmt::Debug for Verifier<T> {
@@ -115,7 +108,7 @@ impl<T: Send + Sync + 'static> ServerCertVerifier for Verifier<T> {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
+        self.pq.schemes().to_vec()
     }
 }
 
@@ -153,6 +146,6 @@ impl<T: Send + Sync + 'static> ClientCertVerifier for Verifier<T> {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
+        self.pq.schemes().to_vec()
     }
 }
