@@ -28,6 +28,9 @@ pub enum Error {
         "another sagemesh uses the state directory `{dir}`: stop it first, or set store.dir to another directory"
     )]
     Locked { dir: PathBuf },
+    /// What was opened was closed again.
+    #[error("failed to start the store's thread: raise the limit on threads, see `ulimit -u`")]
+    Thread { source: Arc<io::Error> },
     /// Nothing was changed by us, and nothing was made in its place.
     #[error(
         "`{path}` is damaged or no store of sagemesh ({found}): restore it from a backup, or move it and the \

@@ -36,8 +36,8 @@ impl Store {
     /// date. Blocks: the whole database is checked.
     ///
     /// # Errors
-    /// As each variant of [`Error`] says; none but [`Error::Directory`] and [`Error::Full`] can leave anything
-    /// behind, and that is an empty database.
+    /// As each variant of [`Error`] says. What a refusal leaves behind is at most an empty database where none
+    /// was.
     pub fn open(config: &Config, rooms: &[Room]) -> Result<Self, Error> {
         config.check()?;
         let lock = file::lock(&config.dir)?;
@@ -55,7 +55,7 @@ impl Store {
         let writer = thread::Builder::new()
             .name("store-writer".into())
             .spawn(work)
-            .map_err(|source| Error::Directory { dir: config.dir.clone(), source: Arc::new(source) })?;
+            .map_err(|source| Error::Thread { source: Arc::new(source) })?;
         let readers = Arc::new(Readers::new(path));
         let handle = Handle { queue: Arc::new(queue), readers, counters };
         Ok(Self { handle, writer: Some(writer), ended, _lock: lock })
@@ -138,10 +138,10 @@ impl Handle {
     /// Makes all `changes` and tells all `events`, or nothing. Commits are made in the order in which they
     /// were taken.
     ///
-    /// A durable commit is on disk when this returns, and so is every commit before it; a commit with an
-    /// event of priority `Audit` is always durable. A batched commit is in the queue when this returns. If
-    /// the queue is full it waits for room, but a batched commit of nothing but `Info` events is shed and
-    /// counted. Dropping the future makes the commit or does not, whole.
+    /// A durable commit is on disk when this returns, and so is every commit before it; an empty one only
+    /// waits for those. A commit with an event of priority `Audit` is always durable. A batched commit is in
+    /// the queue when this returns. If the queue is full it waits for room, but a batched commit of nothing
+    /// but `Info` events is shed and counted. Dropping the future makes the commit or does not, whole.
     ///
     /// # Errors
     /// As the variants of [`Error`] say.

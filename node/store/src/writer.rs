@@ -155,12 +155,11 @@ impl Writer {
     }
 
     fn finish(mut self, mut pending: Vec<Pending>) -> Result<(), Error> {
-        if !pending.is_empty() {
-            let written = self.write(&mut pending);
-            if let Err(error) = written {
-                error!(commits = pending.len(), "lost the last batched commits");
-                return Err(error);
-            }
+        if !pending.is_empty()
+            && let Err(error) = self.write(&mut pending)
+        {
+            error!(commits = pending.len(), "lost the last batched commits");
+            return Err(error);
         }
         // Without the log a copy of the one file is a whole backup. If it fails, the log stays and is read
         // at the next start.
