@@ -459,7 +459,8 @@ async fn certificates_are_replaced_when_the_record_changes_and_without_a_restart
     let id = pi.service("api");
     let (rotation, mut svids) = Rotation::new(pi.keys.clone(), id.clone(), net.map.subscribe()).unwrap();
     let stop = CancellationToken::new();
-    let running = tokio::spawn(rotation.run(stop.clone()));
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(rotation.run(stop.clone()));
     let first = svids.borrow_and_update().clone();
 
     net.mesh.sign(&pi, "svc/api,svc/web").unwrap();
@@ -472,7 +473,7 @@ async fn certificates_are_replaced_when_the_record_changes_and_without_a_restart
     assert_eq!(identity::verify(&chain, Now::read(), &net.mesh.members).unwrap().id, id);
 
     stop.cancel();
-    running.await.unwrap();
+    running.join_next().await.unwrap().unwrap();
 }
 
 #[tokio::test]

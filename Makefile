@@ -1,0 +1,32 @@
+# What can be run here; `make` alone lists it.
+
+# Seconds for each fuzz target.
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check test-long fuzz clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what the tests need and this machine lacks
+	@tests/setup.sh
+
+test: setup ## Run all tests, as CI does; as root also those that mount
+	cargo test --workspace --locked
+
+check: ## Formatting, lints, and which crates may be built in
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@command -v cargo-deny >/dev/null || { echo "check: installing cargo-deny"; cargo install --locked cargo-deny; }
+	cargo deny check --hide-inclusion-graph bans licenses sources
+
+test-long: setup ## Run all tests with 20,000 cases a property
+	PROPTEST_CASES=20000 cargo test --workspace --locked
+
+fuzz: ## Fuzz each target in tests/fuzz for FUZZ_SECONDS (60)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz.sh
+
+clean: ## Remove what was built; the tools in the cache stay
+	cargo clean
+	rm -rf tests/fuzz/target

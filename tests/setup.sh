@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Sees that what the tests need is there. Installs what is missing and says so; silent when nothing is.
+# Each tool has a function of its own; a tool that a test begins to need gets one here and a line at the end.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/sagemesh"
+
+say() { echo "setup: $*"; }
+fail() {
+    say "$*" >&2
+    exit 1
+}
+
+# package NAME REASON: installs a package of Debian.
+package() {
+    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+        fail "$2 is missing: install it, on Debian with \`sudo apt-get install $1\`"
+    fi
+    say "installing $1 for $2"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends -y "$1"
+}
+
+# command_of COMMAND PACKAGE: a command, by its package of Debian.
+command_of() {
+    command -v "$1" >/dev/null || package "$2" "\`$1\`"
+}
+
+# The toolchain of rust-toolchain.toml.
+rust() {
+    command -v cargo >/dev/null || fail "\`cargo\` is missing: install rustup from https://rustup.rs"
+    if ! command -v rustup >/dev/null; then return; fi
+    local channel
+    channel="$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)"
+    if ! rustup run "$channel" rustc --version >/dev/null 2>&1; then
+        say "installing Rust $channel"
+        rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy
+    fi
+}
+
+# Stock gRPC clients, in an environment of their own.
+python() {
+    command_of python3 python3
+    local venv="$cache/venv"
+    if "$venv/bin/python" -c 'import grpc' 2>/dev/null; then return; fi
+    python3 -c 'import ensurepip' 2>/dev/null || package python3-venv "Python's venv"
+    say "installing grpcio into $venv"
+    mkdir -p "$cache"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check 'grpcio==1.85.*'
+}
+
+rust
+command_of cc build-essential
+command_of cmake cmake
+command_of openssl openssl
+python
