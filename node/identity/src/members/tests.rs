@@ -1,0 +1,3 @@
+mod merging;
+mod names;
+mod signers;
