@@ -1,3 +1,5 @@
+mod ageing;
 mod merging;
 mod names;
+mod refusals;
 mod signers;
