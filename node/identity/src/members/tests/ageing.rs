@@ -7,7 +7,7 @@ use types::{Digest, Reason};
 
 use super::super::*;
 use crate::author::Audit;
-use crate::statement::Role;
+use crate::statement::{CLOCK_LEEWAY, Role};
 use crate::testing::{World, bare_members, domain, machine, sealed, signer_id};
 
 const HOUR: Duration = Duration::from_secs(3600);
