@@ -2,6 +2,7 @@
 //! for. Each answers an envelope that the caller merges and gossips like any other.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use types::key::{KeySlot, Keys, Unavailable};
@@ -142,8 +143,10 @@ impl Members {
         seal::<CutOff>(&cut, keys, &KeySlot::ROOT)
     }
 
-    /// Makes the next root, and makes every grant and cut-off in force again under it. `keys` are those
-    /// promised by the root in force. All are to be merged and gossiped in one batch.
+    /// Makes the next root, and makes again under it every grant and cut-off in force and what the last root
+    /// itself said of members and operators: nothing that an earlier root signed counts. `keys` are those
+    /// promised by the root in force. All are to be merged and gossiped in one batch, by a node that lacks
+    /// nothing: what it does not know is lost.
     ///
     /// # Errors
     /// [`Reason::RootMismatch`] unless `keys` are those that were promised.
@@ -167,13 +170,25 @@ impl Members {
             issued_at: whole(now),
         };
         let mut out = vec![seal::<Root>(&root, keys, &KeySlot::ROOT)?];
-        for standing in self.signers().values() {
-            let grant = Grant { root: root.id(), ..standing.grant().clone() };
-            out.push(seal::<Grant>(&grant, keys, &KeySlot::ROOT)?);
-            if let Some(cut) = &standing.cut {
-                let cut = CutOff { root: root.id(), ..cut.clone() };
-                out.push(seal::<CutOff>(&cut, keys, &KeySlot::ROOT)?);
-            }
+        let (old, new) = (self.root().id(), root.id());
+        let is_by_root = |signed: &&Arc<Signed>| signed.statement.signer().is_none_or(|id| id == old);
+        for signed in self.known().filter(is_by_root) {
+            let again = match signed.statement.clone() {
+                Statement::Grant(it) => seal::<Grant>(&Grant { root: new, ..it }, keys, &KeySlot::ROOT),
+                Statement::CutOff(it) => seal::<CutOff>(&CutOff { root: new, ..it }, keys, &KeySlot::ROOT),
+                Statement::Member(it) => {
+                    let member = Member { signer: new, ..Member::clone(&it) };
+                    seal::<Member>(&member, keys, &KeySlot::ROOT)
+                }
+                Statement::Tombstone(it) => {
+                    seal::<Tombstone>(&Tombstone { signer: new, ..it }, keys, &KeySlot::ROOT)
+                }
+                Statement::Operator(it) => {
+                    seal::<Operator>(&Operator { signer: new, ..it }, keys, &KeySlot::ROOT)
+                }
+                Statement::Root(_) | Statement::Handover(_) | Statement::Beacon(_) => continue,
+            };
+            out.push(again?);
         }
         Ok(out)
     }
@@ -205,13 +220,19 @@ impl Members {
         let (signer, slots, serial) = self.own_signer(keys)?;
         let domain = TrustDomain::new(node, self.mesh().clone());
         let held = self.get(&domain).filter(|held| held.authority == node_keys.authority);
+        // Also of records that do not count: some signer's slot may hold one that would be the higher.
+        let known = self.records_of(domain.node(), node_keys.authority.authority());
+        let epoch = next_epoch(known.filter_map(|signed| match &signed.statement {
+            Statement::Member(member) => Some((member.epoch, member.signer)),
+            _ => None,
+        }))?;
         let member = Member {
             domain,
             peer: node_keys.peer,
             authority: node_keys.authority.clone(),
             jwt: node_keys.jwt.clone(),
             scope,
-            epoch: held.map_or(1, |held| held.epoch.saturating_add(1)),
+            epoch,
             bound_at: held.map_or(whole(now), |held| held.bound_at),
             issued_at: whole(now),
             not_after: whole(now) + MEMBER_VALID,
@@ -287,13 +308,16 @@ impl Members {
         now: Now,
     ) -> Result<Envelope, Refusal> {
         let (signer, slots, serial) = self.own_signer(keys)?;
-        let held = self.operators().find(|operator| operator.name == name).map_or(0, |held| held.epoch);
+        let epoch = next_epoch(self.known().filter_map(|signed| match &signed.statement {
+            Statement::Operator(it) if it.name == name => Some((it.epoch, it.signer)),
+            _ => None,
+        }))?;
         let operator = Operator {
             mesh: self.mesh().clone(),
             name,
             role,
             key,
-            epoch: held.saturating_add(1),
+            epoch,
             issued_at: whole(now),
             not_after: whole(now) + OPERATOR_VALID,
             signer,
@@ -345,20 +369,12 @@ impl Members {
         Err(Reason::NotASigner.because("this node holds no keys of a signer in force"))
     }
 
-    /// The highest count of a signer that is known.
-    fn serial(&self, signer: SignerId) -> u64 {
-        let is_theirs = |signed: &&std::sync::Arc<Signed>| signed.statement.signer() == Some(signer);
-        self.holding().filter(is_theirs).map(|signed| signed.statement.serial()).max().unwrap_or(0)
-    }
-
-    /// Digests of what a signer said and stands by, in order; beacons are not among them.
+    /// Digests of what a signer said, whether or not it still may, in order; beacons are not among them.
     fn leaves(&self, signer: SignerId) -> Vec<Digest> {
-        let mut leaves: Vec<_> = self
-            .holding()
-            .filter(|signed| signed.statement.signer() == Some(signer))
-            .filter(|signed| !matches!(signed.statement, Statement::Beacon(_)))
-            .map(|signed| signed.digest)
-            .collect();
+        let is_leaf = |signed: &&Arc<Signed>| {
+            signed.statement.signer() == Some(signer) && !matches!(signed.statement, Statement::Beacon(_))
+        };
+        let mut leaves: Vec<_> = self.known().filter(is_leaf).map(|signed| signed.digest).collect();
         leaves.sort_unstable();
         leaves
     }
@@ -375,7 +391,9 @@ impl Members {
             new.signer == self.root().id()
                 || self.is_handed_over(&held.domain, &held.authority, &new.authority)
         };
-        for held in self.iter().filter(|held| after.refusal(&held.domain, &held.authority).is_some()) {
+        let is_lost =
+            |held: &&Arc<Member>| after.get(&held.domain).is_none_or(|it| it.authority != held.authority);
+        for held in self.iter().filter(is_lost) {
             let node = held.node();
             if held.domain != new.domain {
                 return Err(
@@ -391,11 +409,19 @@ impl Members {
     }
 
     fn is_handed_over(&self, domain: &TrustDomain, old: &KeySet, new: &KeySet) -> bool {
-        self.holding().any(|signed| {
+        self.known().any(|signed| {
             matches!(&signed.statement, Statement::Handover(it)
                 if it.domain == *domain && it.old == *old && it.new == new.authority())
         })
     }
+}
+
+/// One more than the highest.
+fn next_epoch(known: impl Iterator<Item = (u64, SignerId)>) -> Result<u64, Refusal> {
+    let Some((epoch, signer)) = known.max() else { return Ok(1) };
+    epoch.checked_add(1).ok_or_else(|| {
+        Reason::SignerQuota.because(format!("{signer:?} has used the last epoch, so nothing can follow it"))
+    })
 }
 
 /// What a comparison with a signer's beacon shows.

@@ -23,6 +23,9 @@ pub mod verify;
 pub mod join;
 pub mod token;
 
+#[cfg(test)]
+mod testing;
+
 pub use keyset::{AuthorityId, KeySet, SignerId};
 pub use members::{Members, Merged};
 pub use scope::Scope;

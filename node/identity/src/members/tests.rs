@@ -1,0 +1,5 @@
+mod ageing;
+mod merging;
+mod names;
+mod refusals;
+mod signers;
