@@ -176,7 +176,7 @@ mod field {
     use std::fmt::Display;
     use std::str::FromStr;
 
-    use super::*;
+    use super::{Digest, Reason, Refusal, SignerId, Timestamp};
 
     pub(super) fn invalid(detail: impl Into<String>) -> Refusal {
         Reason::RecordInvalid.because(detail)
