@@ -44,7 +44,10 @@ pub(crate) fn check(source: &Source, room: Option<&str>) -> Vec<Finding> {
     }
     match lex(&source.text) {
         Err(error) => findings.push(source.finding(error.span().start().line, "lex", error.to_string())),
-        Ok(code) => {
+        Ok(mut code) => {
+            if is_of_tests(&source.path) {
+                code.tests.append(&mut code.shipped);
+            }
             findings.extend(words(source, &code));
             findings.extend(globs(source, &code));
             if room.is_some_and(|room| CORES.contains(&room)) {
@@ -58,6 +61,12 @@ pub(crate) fn check(source: &Source, room: Option<&str>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether a file of a crate's sources is a module of tests: those too long to stand below their subject.
+fn is_of_tests(path: &str) -> bool {
+    let Some((_, inside)) = path.split_once("/src/") else { return false };
+    inside.ends_with("tests.rs") || inside.ends_with("testing.rs") || inside.contains("tests/")
 }
 
 fn lengths(source: &Source) -> Vec<Finding> {
@@ -100,7 +109,7 @@ fn words(source: &Source, code: &Code) -> Vec<Finding> {
 }
 
 fn globs(source: &Source, code: &Code) -> Vec<Finding> {
-    let in_tests = ["super::*", "proptest::prelude::*"];
+    let in_tests = ["super::*", "super::super::*", "proptest::prelude::*"];
     let shipped = imports(&code.shipped).into_iter().map(|import| (import, false));
     let tests = imports(&code.tests).into_iter().map(|import| (import, true));
     let globs = shipped.chain(tests).filter(|((path, _), is_test)| {
@@ -170,6 +179,18 @@ mod tests {
     #[track_caller]
     fn check_shell(body: &str, expected: &[(usize, &str)]) {
         check_as("store", "node/store/src/lib.rs", body, expected);
+    }
+
+    #[test]
+    fn modules_of_tests_may_do_what_tests_may() {
+        let body = "use super::*;\nfn now() { Instant::now(); }\n";
+        for path in
+            ["node/heal/src/tests.rs", "node/heal/src/plan/tests/order.rs", "node/heal/src/testing.rs"]
+        {
+            let text = format!("//! A file.\n{body}");
+            assert_eq!(broken(path, &text, |source| check(source, Some("heal"))), [], "{path}");
+        }
+        check_as("heal", "node/heal/src/plan.rs", body, &[(2, "glob"), (3, "core")]);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The member map told as stories, and as histories that nobody wrote.
+
 mod ageing;
 mod merging;
 mod names;
