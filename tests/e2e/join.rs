@@ -99,6 +99,20 @@ fn an_invited_machine_becomes_a_member_that_everybody_believes() {
 }
 
 #[test]
+fn a_mesh_whose_root_was_replaced_admits_by_its_first_one() {
+    let mut one = Inviter::new();
+    one.mesh.rotate();
+    one.mesh.rotate();
+    let token = one.invite("pi");
+    let keys = fresh_keys(&KeySlot::NODE);
+    let newcomer = Newcomer::invited(&keys, &token);
+    let (mut members, request) = greet(&newcomer, &one).unwrap();
+    let record = one.answer(&request).unwrap();
+    newcomer.settle(&mut members, &reply(&Ok(record))).unwrap();
+    assert_eq!(members.root().generation, 3);
+}
+
+#[test]
 fn redeeming_again_gives_one_machine_the_same_and_another_nothing() {
     let mut one = Inviter::new();
     let token = one.invite("pi");

@@ -16,6 +16,7 @@ use types::{Now, Refusal, SpiffeId, TrustDomain};
 pub struct Mesh {
     pub now: Now,
     pub root: SoftKeys,
+    next_root: SoftKeys,
     pub signer: SoftKeys,
     pub members: Members,
 }
@@ -41,7 +42,7 @@ impl Mesh {
         let verifier: Arc<dyn Keys> = Arc::new(SoftKeys::default());
         let members = Members::new(verifier, first.digest(), first).unwrap();
         let signer = fresh_keys(&KeySlot::SIGNER);
-        let mut mesh = Self { now, root, signer, members };
+        let mut mesh = Self { now, root, next_root, signer, members };
         let set = KeySet::of(&mesh.signer, KeySlot::SIGNER).unwrap();
         let rights = BTreeSet::from(Right::ALL);
         let node = "one".parse().unwrap();
@@ -49,6 +50,16 @@ impl Mesh {
         mesh.members.merge(grant).unwrap();
         mesh.shine();
         mesh
+    }
+
+    /// Replaces the root by the one it promised.
+    pub fn rotate(&mut self) {
+        let after = fresh_keys(&KeySlot::ROOT);
+        let promised = KeySet::of(&after, KeySlot::ROOT).unwrap().digest();
+        let batch = self.members.rotate_root(&self.next_root, promised, self.now).unwrap();
+        self.members.merge_all(batch);
+        self.root = std::mem::replace(&mut self.next_root, after);
+        assert_eq!(self.members.root().id(), KeySet::of(&self.root, KeySlot::ROOT).unwrap().signer());
     }
 
     /// Makes a beacon.

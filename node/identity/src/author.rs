@@ -15,8 +15,8 @@ use crate::keyset::{AuthorityId, KeySet, SignerId};
 use crate::members::{Members, REJOIN_MAX};
 use crate::scope::Scope;
 use crate::statement::{
-    Beacon, CutOff, Grant, Handover, JwtKey, Kind, Member, Operator, Right, Role, Root, Signed, Statement,
-    Tombstone,
+    Beacon, Company, CutOff, Grant, Handover, JwtKey, Kind, Member, Operator, Right, Role, Root, Signed,
+    Statement, Tombstone,
 };
 
 /// How long a member record is valid.
@@ -66,6 +66,7 @@ pub fn root(keys: &dyn Keys, mesh: MeshName, next_keys: Digest, now: Now) -> Res
         keys: KeySet::of(keys, KeySlot::ROOT)?,
         next_keys,
         issued_at: whole(now),
+        company: Company::default(),
     };
     Envelope::seal(Root::DOMAIN, root.encode(), keys, &KeySlot::ROOT)
 }
@@ -162,25 +163,33 @@ impl Members {
                 Reason::RootMismatch.because("these are not the keys that the root in force promised")
             );
         }
-        let root = Root {
+        let mut root = Root {
             mesh: self.mesh().clone(),
             generation: self.root().generation.saturating_add(1),
             keys: own,
             next_keys,
             issued_at: whole(now),
+            company: Company::default(),
         };
-        let mut out = vec![seal::<Root>(&root, keys, &KeySlot::ROOT)?];
+        let mut out = Vec::new();
         let (old, new) = (self.root().id(), root.id());
         let is_by_root = |signed: &&Arc<Signed>| signed.statement.signer().is_none_or(|id| id == old);
         for signed in self.known().filter(is_by_root) {
             let again = match signed.statement.clone() {
-                Statement::Grant(it) => seal::<Grant>(&Grant { root: new, ..it }, keys, &KeySlot::ROOT),
-                Statement::CutOff(it) => seal::<CutOff>(&CutOff { root: new, ..it }, keys, &KeySlot::ROOT),
+                Statement::Grant(it) => {
+                    root.company.granted.insert(it.keys.signer().0);
+                    seal::<Grant>(&Grant { root: new, ..it }, keys, &KeySlot::ROOT)
+                }
+                Statement::CutOff(it) => {
+                    root.company.cut_off.insert(it.signer.0);
+                    seal::<CutOff>(&CutOff { root: new, ..it }, keys, &KeySlot::ROOT)
+                }
                 Statement::Member(it) => {
                     let member = Member { signer: new, ..Member::clone(&it) };
                     seal::<Member>(&member, keys, &KeySlot::ROOT)
                 }
                 Statement::Tombstone(it) => {
+                    root.company.buried.insert(it.authority().0);
                     seal::<Tombstone>(&Tombstone { signer: new, ..it }, keys, &KeySlot::ROOT)
                 }
                 Statement::Operator(it) => {
@@ -190,6 +199,7 @@ impl Members {
             };
             out.push(again?);
         }
+        out.insert(0, seal::<Root>(&root, keys, &KeySlot::ROOT)?);
         Ok(out)
     }
 

@@ -16,6 +16,7 @@
 //! anti-entropy. docs/adr/0003-members.md says why.
 
 mod reading;
+mod rotation;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,6 +155,7 @@ impl Members {
         let mut batch: Vec<_> =
             envelopes.into_iter().map(|envelope| (envelope.digest(), Signed::read(envelope))).collect();
         batch.sort_by_key(|(digest, signed)| (signed.as_ref().map_or((9, 0), order), *digest));
+        let torn = self.torn_roots(&batch);
         let mut results = Vec::with_capacity(batch.len());
         let (mut is_settled, mut is_changed) = (true, false);
         for (digest, signed) in batch {
@@ -164,7 +166,10 @@ impl Members {
                 self.resettle();
                 is_settled = true;
             }
-            let result = signed.and_then(|signed| self.admit(signed));
+            let result = match torn.contains(&digest) {
+                true => Err(Reason::RootTorn.because("the new root comes without all that it names")),
+                false => signed.and_then(|signed| self.admit(signed)),
+            };
             let is_kept = match &result {
                 Ok(merged) => *merged == Merged::Added,
                 Err(refusal) => refusal.reason == Reason::BeyondRights,
@@ -221,12 +226,11 @@ impl Members {
     }
 
     /// Checks that whoever must have signed did.
-    fn check(&self, signed: &Signed) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, signed: &Signed) -> Result<(), Refusal> {
         let open = |domain, keys: &KeySet| signed.envelope.open(domain, &keys.both(), &*self.keys).map(drop);
         match &signed.statement {
             Statement::Root(next) => {
-                let is_next = next.generation == self.root.generation.saturating_add(1);
-                if !is_next || next.keys.digest() != self.root.next_keys {
+                if !rotation::follows(next, &self.root) {
                     let detail =
                         format!("generation {} does not follow {}", next.generation, self.root.generation);
                     return Err(Reason::RootMismatch.because(detail));

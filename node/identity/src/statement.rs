@@ -14,7 +14,7 @@ use proto::Message;
 use types::{Digest, Envelope, MeshName, Reason, Refusal, Timestamp};
 
 pub use member::{Handover, JWT_KEYS_MAX, JwtKey, MEMBER_LEN_MAX, Member, Tombstone};
-pub use root::{CutOff, Grant, KEEP_MAX, Right, Root};
+pub use root::{Company, CutOff, Grant, KEEP_MAX, Right, Root};
 pub use signer::{Beacon, Operator, Role};
 
 use crate::keyset::SignerId;

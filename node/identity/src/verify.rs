@@ -21,7 +21,7 @@ use types::{Envelope, Now, Reason, Refusal, ServiceName, SpiffeId, Timestamp};
 use crate::authority;
 use crate::keyset::AuthorityId;
 use crate::members::{Members, Merged};
-use crate::statement::{CLOCK_LEEWAY, MEMBER_LEN_MAX, Member, Role, Statement};
+use crate::statement::{CLOCK_LEEWAY, MEMBER_LEN_MAX, Member, Role, Signed, Statement};
 use crate::svid::{self, RECORD_OID};
 
 /// Longest leaf that is looked at, in bytes: a record, an ML-DSA key and signature, and room.
@@ -176,6 +176,8 @@ fn with_record<'a>(
     if members.item(&envelope.digest()).is_some() {
         return Ok((Cow::Borrowed(members), None));
     }
+    // Before the map is copied: a stranger must not make us work for a record that nobody signed.
+    members.check(&Signed::read(envelope.clone())?)?;
     let mut after = members.clone();
     match after.merge(envelope.clone())? {
         Merged::Added => Ok((Cow::Owned(after), Some(envelope.clone()))),

@@ -75,6 +75,9 @@ reasons! {
     /// The root is not the one that is trusted here.
     RootMismatch = "ROOT_MISMATCH", PermissionDenied,
         "compare the root fingerprints of both sides with `sagemesh status`";
+    /// A new root came without the statements that belong to it.
+    RootTorn = "ROOT_TORN", FailedPrecondition,
+        "whoever sent it holds statements back: fetch them from another node";
     /// No grant of the root makes this key a signer.
     SignerUnknown = "SIGNER_UNKNOWN", Unauthenticated,
         "wait until the signer's grant has arrived, or ask the root's holder whether it was made";

@@ -11,7 +11,7 @@ use super::{Kind, field};
 use crate::keyset::{KeySet, SignerId};
 use crate::scope::Scope;
 
-/// Most digests that one cut-off keeps.
+/// Most digests that one cut-off keeps, and most of a kind that come with a root.
 pub const KEEP_MAX: usize = 16_384;
 
 /// Who the mesh is.
@@ -27,6 +27,19 @@ pub struct Root {
     pub next_keys: Digest,
     /// When it was made.
     pub issued_at: Timestamp,
+    /// What must come with it.
+    pub company: Company,
+}
+
+/// The statements of the root before that a new root makes again, named by whom they are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Company {
+    /// Signers that it grants.
+    pub granted: BTreeSet<Digest>,
+    /// Signers that it cuts off.
+    pub cut_off: BTreeSet<Digest>,
+    /// Authorities that it ends.
+    pub buried: BTreeSet<Digest>,
 }
 
 impl Root {
@@ -34,12 +47,23 @@ impl Root {
         if wire.generation == 0 {
             return Err(field::invalid("a root has a generation from 1"));
         }
+        let set = |list: &[Vec<u8>]| {
+            if list.len() > KEEP_MAX {
+                return Err(field::invalid(format!("a root comes with at most {KEEP_MAX} of a kind")));
+            }
+            list.iter().map(|bytes| field::digest(bytes, "what comes with the root")).collect()
+        };
         Ok(Self {
             mesh: field::name(&wire.mesh)?,
             generation: wire.generation,
             keys: KeySet::read(Algorithm::Ed25519, &wire.ed25519, &wire.ml_dsa_65)?,
             next_keys: field::digest(&wire.next_keys, "the digest of the next keys")?,
             issued_at: field::at(wire.issued_at_s),
+            company: Company {
+                granted: set(&wire.granted)?,
+                cut_off: set(&wire.cut_off)?,
+                buried: set(&wire.buried)?,
+            },
         })
     }
 
@@ -53,6 +77,7 @@ impl Kind for Root {
     const DOMAIN: &'static str = "sagemesh.identity.v1.Root";
 
     fn encode(&self) -> Vec<u8> {
+        let list = |set: &BTreeSet<Digest>| set.iter().map(|digest| digest.0.to_vec()).collect();
         v1::Root {
             mesh: self.mesh.to_string(),
             generation: self.generation,
@@ -60,6 +85,9 @@ impl Kind for Root {
             ml_dsa_65: self.keys.post_quantum.as_bytes().to_vec(),
             next_keys: self.next_keys.0.to_vec(),
             issued_at_s: self.issued_at.as_secs(),
+            granted: list(&self.company.granted),
+            cut_off: list(&self.company.cut_off),
+            buried: list(&self.company.buried),
         }
         .encode_to_vec()
     }

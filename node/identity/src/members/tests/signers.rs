@@ -353,19 +353,47 @@ fn a_batch_merges_whatever_its_order() {
     }
 }
 
+/// Found here: whoever relayed a new root could leave out a cut-off, and the thief was back.
 #[test]
-fn a_root_without_its_grants_silences_signers_until_they_come() {
+fn a_root_counts_with_all_that_comes_with_it_or_not_at_all() {
     let mut world = World::new();
     world.joins("s1", "pi");
-    let mut batch =
-        world.members.rotate_root(&ToyKeys::root(2), root_keys(3).digest(), world.now).expect("promised");
-    let root = batch.remove(0);
-    assert_eq!(world.takes(&root), Ok(Merged::Added));
-    assert_eq!(world.members.iter().count(), 0);
-    // What is not granted is nobody's business, so that summaries agree.
-    assert_eq!(world.members.items().count(), 2);
+    world.joins("s1", "stolen");
+    let buried = world.members.revoke(&world.author("root"), &domain("stolen"), "stolen", world.now);
+    world.takes(&buried.expect("the root may")).expect("a tombstone");
+    world.cuts_off("s2", &[]);
+    let before = world.members.clone();
+    let batch = before.rotate_root(&ToyKeys::root(2), root_keys(3).digest(), world.now).expect("promised");
+    assert_eq!(batch.len(), 1 + before.signers().len() + 2, "root, grants, cut-off and tombstone");
+
+    for left_out in 1..batch.len() {
+        let mut torn = batch.clone();
+        torn.remove(left_out);
+        let mut members = before.clone();
+        let results = members.merge_all(torn);
+        assert!(results.iter().all(|(_, result)| result.is_err()), "without {left_out}: {results:?}");
+        assert_eq!(members.root(), before.root());
+        // One with the right words and a wrong signature is none.
+        let mut forged = batch.clone();
+        forged[left_out].signatures[0].value[0] ^= 1;
+        members.merge_all(forged);
+        assert_eq!(members.root(), before.root());
+    }
     world.members.merge_all(batch);
-    assert!(world.members.get(&domain("pi")).is_some());
+    assert_eq!(world.members.root().generation, 2);
+    assert!(world.members.get(&domain("pi")).is_some() && world.members.get(&domain("stolen")).is_none());
+}
+
+#[test]
+fn who_missed_a_root_needs_the_company_of_the_last_only() {
+    let mut world = World::new();
+    world.joins("s1", "pi");
+    let mut late = world.members.clone();
+    world.rotates();
+    world.rotates();
+    late.merge_all(world.members.items().map(|signed| signed.envelope.clone()));
+    assert_eq!(late.summary(), world.members.summary());
+    assert_eq!(late.root().generation, 3);
 }
 
 #[test]
