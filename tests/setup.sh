@@ -51,8 +51,14 @@ python() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check 'grpcio==1.85.*'
 }
 
+# The stock TLS client of Go.
+go() {
+    command_of go golang-go
+}
+
 rust
 command_of cc build-essential
 command_of cmake cmake
 command_of openssl openssl
+go
 python

@@ -1,0 +1,116 @@
+//! The state directory: key files and the database, and what is read from them at every start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+
+use identity::{Members, SoftKeys};
+use store::{Change, Durability, Handle, Room, Store};
+use tls::keyfile;
+use types::key::Keys;
+use types::{Digest, Envelope, TrustDomain};
+
+/// The node's own keys.
+pub const NODE_KEYS: &str = "node.keys";
+/// The keys of a signer, on nodes that are one.
+pub const SIGNER_KEYS: &str = "signer.keys";
+/// The root's keys, until they are moved to a safe place.
+pub const ROOT_KEYS: &str = "root.keys";
+/// The keys of the root's successor, likewise.
+pub const NEXT_ROOT_KEYS: &str = "next-root.keys";
+
+/// What the database keeps of identity: statements by their digest, and who we are.
+pub const ROOM: Room = Room { name: "identity", migrations: &[] };
+const STATEMENT: &[u8] = b"statement/";
+const FINGERPRINT: &[u8] = b"fingerprint";
+const OWN_DOMAIN: &[u8] = b"own";
+
+/// A file of the state directory.
+pub fn path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(name)
+}
+
+/// Whether a node's state is in `dir`. Asking makes nothing.
+///
+/// # Errors
+/// If the directory cannot be looked into.
+pub fn is_there(dir: &Path) -> anyhow::Result<bool> {
+    let look = || format!("failed to look into {}: run as root, or as the user who owns it", dir.display());
+    path(dir, NODE_KEYS).try_exists().with_context(look)
+}
+
+/// What a node knows of itself and its mesh when it starts.
+pub struct Known {
+    /// The member map.
+    pub members: Members,
+    /// This node.
+    pub own: TrustDomain,
+    /// Its keys.
+    pub keys: Arc<SoftKeys>,
+    /// The keys of a signer, if it is one.
+    pub signer: Option<SoftKeys>,
+}
+
+/// Opens the database.
+///
+/// # Errors
+/// What [`Store::open`] says.
+pub fn open(config: &store::Config) -> Result<Store, store::Error> {
+    Store::open(config, &[ROOM])
+}
+
+/// Reads what is known; `None` if the node belongs to no mesh yet.
+///
+/// # Errors
+/// If the database or a key file is damaged.
+pub async fn load(dir: &Path, store: &Handle) -> anyhow::Result<Option<Known>> {
+    let Some(fingerprint) = store.get(ROOM.name, FINGERPRINT).await? else { return Ok(None) };
+    let fingerprint =
+        Digest::from_slice(&fingerprint).context("the fingerprint in the database is damaged")?;
+    let own =
+        store.get(ROOM.name, OWN_DOMAIN).await?.context("the database does not say who this node is")?;
+    let own: TrustDomain = String::from_utf8(own).context("the node's name is damaged")?.parse()?;
+    let mut statements = Vec::new();
+    for (_, bytes) in store.scan(ROOM.name, STATEMENT).await? {
+        statements.push(Envelope::from_bytes(&bytes)?);
+    }
+    let idx = statements
+        .iter()
+        .position(|envelope| envelope.digest() == fingerprint)
+        .context("the database does not hold the root of the mesh: restore it from a backup")?;
+    let verifier: Arc<dyn Keys> = Arc::new(SoftKeys::default());
+    let mut members = Members::new(verifier, fingerprint, statements.swap_remove(idx))?;
+    for (digest, result) in members.merge_all(statements) {
+        // What no longer counts stays away from the map, but its loss is told.
+        if let Err(refusal) = result {
+            eprintln!("sagemesh: a kept statement ({}) no longer holds: {refusal}", digest.short());
+        }
+    }
+    let keys = Arc::new(keyfile::load(&path(dir, NODE_KEYS))?);
+    let signer = match keyfile::load(&path(dir, SIGNER_KEYS)) {
+        Ok(keys) => Some(keys),
+        Err(keyfile::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        Err(err) => return Err(err.into()),
+    };
+    Ok(Some(Known { members, own, keys, signer }))
+}
+
+/// Keeps a new mesh, all of it or nothing.
+///
+/// # Errors
+/// If the database already holds a mesh, or cannot be written.
+pub async fn found(store: &Handle, members: &Members, own: &TrustDomain) -> anyhow::Result<()> {
+    if store.get(ROOM.name, FINGERPRINT).await?.is_some() {
+        bail!("this node belongs to a mesh already: `sagemesh status` shows which");
+    }
+    let put = |key: Vec<u8>, value: Vec<u8>| Change::Put { room: ROOM.name, key, value };
+    let mut changes: Vec<_> = members
+        .items()
+        .map(|signed| put([STATEMENT, signed.digest.as_bytes()].concat(), signed.envelope.to_bytes()))
+        .collect();
+    changes.push(put(OWN_DOMAIN.to_vec(), own.to_string().into_bytes()));
+    changes.push(put(FINGERPRINT.to_vec(), members.fingerprint().as_bytes().to_vec()));
+    store.commit(Durability::Durable, changes, Vec::new()).await?;
+    Ok(())
+}

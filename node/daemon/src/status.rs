@@ -1,0 +1,92 @@
+//! `sagemesh status`: who this node is, and how its mesh stands.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use identity::author::MEMBER_RENEW_AFTER;
+use types::Now;
+
+use crate::state::Known;
+
+/// What there is to know, in the form that `-o json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The mesh.
+    pub mesh: String,
+    /// Digest of the first root, by which people compare meshes.
+    pub root: String,
+    /// Generation of the root in force.
+    pub root_generation: u32,
+    /// This node's trust domain.
+    pub node: String,
+    /// Its peer id.
+    pub peer: String,
+    /// The services it may speak for.
+    pub scope: String,
+    /// When its record ends, RFC 3339.
+    pub record_until: String,
+    /// Nodes that hold the keys of a signer in force.
+    pub signers: Vec<String>,
+    /// Members whose records count.
+    pub n_members: usize,
+    /// What deserves attention, with what to do.
+    pub warnings: Vec<String>,
+}
+
+/// Describes what is known.
+///
+/// # Errors
+/// Why this node's own record does not count.
+pub fn describe(known: &Known, now: Now) -> Result<Status, types::Refusal> {
+    let members = &known.members;
+    let own = members.get(&known.own).ok_or_else(|| members.why_not(&known.own))?;
+    let in_force = members.signers().values().filter(|standing| !standing.is_cut_off());
+    let signers: Vec<_> = in_force.map(|standing| standing.grant().node.to_string()).collect();
+    let mut warnings = Vec::new();
+    if signers.len() < 2 {
+        warnings
+            .push("there is one signer only: if it is lost, nobody can be admitted or renewed".to_owned());
+    }
+    if now.wall.since(own.issued_at) > MEMBER_RENEW_AFTER {
+        warnings.push(format!(
+            "this node's record ends at {}: start it where a signer can reach it",
+            own.not_after
+        ));
+    }
+    if members.is_stale(now) {
+        warnings.push("no beacon of a signer for 72 h: peers never seen before are refused".to_owned());
+    }
+    for signer in members.forked() {
+        warnings.push(format!("{signer:?} signed different things with one count: its keys may be stolen"));
+    }
+    Ok(Status {
+        mesh: members.mesh().to_string(),
+        root: members.fingerprint().to_string(),
+        root_generation: members.root().generation,
+        node: known.own.to_string(),
+        peer: own.peer.to_string(),
+        scope: own.scope.to_string(),
+        record_until: own.not_after.to_string(),
+        signers,
+        n_members: members.iter().count(),
+        warnings,
+    })
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "mesh      {}", self.mesh)?;
+        writeln!(f, "root      {} (generation {})", self.root, self.root_generation)?;
+        writeln!(f, "node      {}", self.node)?;
+        writeln!(f, "peer      {}", self.peer)?;
+        writeln!(f, "scope     {}", self.scope)?;
+        writeln!(f, "record    until {}", self.record_until)?;
+        writeln!(f, "signers   {}", self.signers.join(", "))?;
+        write!(f, "members   {}", self.n_members)?;
+        for warning in &self.warnings {
+            write!(f, "\nwarning   {warning}")?;
+        }
+        Ok(())
+    }
+}
