@@ -52,7 +52,7 @@ python() {
 }
 
 # The stock TLS client of Go.
-go() {
+golang() {
     command_of go golang-go
 }
 
@@ -60,5 +60,5 @@ rust
 command_of cc build-essential
 command_of cmake cmake
 command_of openssl openssl
-go
+golang
 python

@@ -30,7 +30,7 @@ use crate::verify::{self, verify};
 pub const ALPN: &[u8] = b"sagemesh-join/1";
 /// The label under which both sides export 32 bytes from the connection (RFC 5705 §4), with no context.
 pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL sagemesh join v1";
-/// Longest message in bytes; a welcome holds the tombstones of the mesh.
+/// Longest message in bytes; a welcome holds every root, grant and cut-off.
 pub const MESSAGE_LEN_MAX: usize = 16 << 20;
 /// Most invitations open at one node.
 pub const INVITATIONS_MAX: usize = 1024;
@@ -202,8 +202,10 @@ fn renew(members: &Members, keys: &dyn Keys, claim: &Claim, now: Now) -> Result<
 pub fn welcome(members: &Members, own: &TrustDomain, now: Now) -> Vec<u8> {
     let is_due = |statement: &Statement| match statement {
         Statement::Member(member) => member.domain == *own,
+        // Tombstones can be many and come by gossip; those of the root belong to it.
+        Statement::Tombstone(tombstone) => tombstone.signer == members.root().id(),
         Statement::Operator(_) | Statement::Handover(_) => false,
-        _ => true,
+        Statement::Root(_) | Statement::Grant(_) | Statement::CutOff(_) | Statement::Beacon(_) => true,
     };
     let statements = members.items().filter(|signed| is_due(&signed.statement));
     v1::JoinWelcome {

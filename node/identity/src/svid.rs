@@ -66,7 +66,7 @@ pub fn issue(
         return Err(fail(format!("the record of `{}` names other keys", member.node())));
     }
 
-    let valid = (now.wall - CLOCK_LEEWAY, (now.wall + SVID_VALID).min(member.not_after));
+    let valid = (now.wall - CLOCK_LEEWAY, not_after(member, now));
     let mut params = leaf_params(request.id, request.serial, valid).map_err(|err| fail(err.to_string()))?;
     if let Some(record) = request.record {
         params.custom_extensions = vec![CustomExtension::from_oid_content(RECORD_OID, record.to_bytes())];
@@ -120,6 +120,11 @@ fn leaf_params(
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(params)
+}
+
+/// When an SVID ends that is issued now.
+pub fn not_after(member: &Member, now: Now) -> Timestamp {
+    (now.wall + SVID_VALID).min(member.not_after)
 }
 
 /// Whether `member` may vouch for `id`.

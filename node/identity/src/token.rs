@@ -9,6 +9,7 @@ use std::str::FromStr;
 use data_encoding::BASE64URL_NOPAD;
 use proto::Message;
 use proto::identity::v1;
+use zeroize::{Zeroize, Zeroizing};
 
 use types::{Digest, MeshName, NodeName, Reason, Refusal, TrustDomain};
 
@@ -58,17 +59,23 @@ fn check_of(payload: &[u8]) -> [u8; CHECK_LEN] {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = v1::Token {
+        let mut wire = v1::Token {
             mesh: self.domain.mesh().to_string(),
             node: self.domain.node().to_string(),
             root: self.root.0.to_vec(),
             inviter: self.inviter.0.0.to_vec(),
             secret: self.secret.expose().to_vec(),
             addresses: self.addresses.clone(),
-        }
-        .encode_to_vec();
-        bytes.extend(check_of(&bytes));
-        write!(f, "{PREFIX}{}", BASE64URL_NOPAD.encode(&bytes))
+        };
+        // Sized at once: a buffer that grows leaves secrets behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(wire.encoded_len() + CHECK_LEN));
+        let encoded = wire.encode(&mut *bytes);
+        wire.secret.zeroize();
+        encoded.map_err(|_| fmt::Error)?;
+        let check = check_of(&bytes);
+        bytes.extend(check);
+        let text = Zeroizing::new(BASE64URL_NOPAD.encode(&bytes));
+        write!(f, "{PREFIX}{}", *text)
     }
 }
 
@@ -87,15 +94,16 @@ impl FromStr for Token {
             return Err(malformed("the text is too long for a token"));
         }
         let encoded = text.strip_prefix(PREFIX).ok_or_else(|| malformed("a token begins with `smj1`"))?;
-        let bytes = BASE64URL_NOPAD
-            .decode(encoded.as_bytes())
-            .map_err(|_| malformed("the token was cut short or altered"))?;
+        let bytes = BASE64URL_NOPAD.decode(encoded.as_bytes()).map(Zeroizing::new);
+        let bytes = bytes.map_err(|_| malformed("the token was cut short or altered"))?;
         let (payload, _) = bytes
             .split_last_chunk::<CHECK_LEN>()
             .filter(|(payload, check)| check_of(payload) == **check)
             .ok_or_else(|| malformed("the token was cut short or altered"))?;
-        let wire = v1::Token::decode(payload).map_err(|_| malformed("the token holds something else"))?;
-        Self::read(&wire).ok_or_else(|| malformed("the token holds something else"))
+        let mut wire = v1::Token::decode(payload).map_err(|_| malformed("the token holds something else"))?;
+        let token = Self::read(&wire);
+        wire.secret.zeroize();
+        token.ok_or_else(|| malformed("the token holds something else"))
     }
 }
 

@@ -16,18 +16,22 @@ use tracing::{info, warn};
 use identity::svid::{self, SVID_VALID};
 use identity::{Members, SignedRecord};
 use types::key::{Algorithm, Keys, PublicKey};
-use types::{Digest, Now, Refusal, SpiffeId};
+use types::{Digest, Now, Refusal, SpiffeId, Timestamp};
 
 use crate::random;
 
 /// How long after a failed replacement it is tried again.
 const RETRY: Duration = Duration::from_secs(30);
+/// How often the wall clock is looked at. The clock that timers run on stands still while a machine sleeps.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// The certificates that one identity presents now, with new keys of their own.
 #[derive(Debug)]
 pub struct Svids {
     /// Whom they name.
     pub id: SpiffeId,
+    /// When they end.
+    pub not_after: Timestamp,
     pub(crate) p256: Arc<CertifiedKey>,
     pub(crate) ml_dsa: Arc<CertifiedKey>,
 }
@@ -58,6 +62,7 @@ impl Svids {
         };
         Ok(Self {
             id: id.clone(),
+            not_after: svid::not_after(record.member(), now),
             p256: issue(fresh_p256().ok_or(Error::Key)?)?,
             ml_dsa: issue(fresh_ml_dsa().ok_or(Error::Key)?)?,
         })
@@ -118,7 +123,11 @@ impl Rotation {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep_until(due.into()) => {}
+                () = tokio::time::sleep_until(due.min(Instant::now() + LOOK).into()) => {
+                    if !is_due(Now::read(), due, self.svids.borrow().not_after) {
+                        continue;
+                    }
+                }
                 changed = self.members.changed() => {
                     if changed.is_err() {
                         return;
@@ -151,6 +160,12 @@ impl Rotation {
     }
 }
 
+/// Whether to replace certificates that end at `not_after`: at `due`, or when they have a quarter of their life
+/// left whatever the timer says.
+fn is_due(now: Now, due: Instant, not_after: Timestamp) -> bool {
+    now.mono >= due || now.wall + SVID_VALID / 4 >= not_after
+}
+
 fn next(now: Now) -> Instant {
     svid::rotate_at(now, SVID_VALID, u32::from_be_bytes(random::bytes()))
 }
@@ -158,4 +173,20 @@ fn next(now: Now) -> Instant {
 fn issue(keys: &dyn Keys, id: &SpiffeId, members: &Members, now: Now) -> Result<(Svids, Digest), Error> {
     let record = SignedRecord::of(members, id)?;
     Ok((Svids::issue(keys, &record, id, now)?, record.envelope().digest()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_slept_replaces_its_certificates_when_it_wakes() {
+        let now = Now::read();
+        let due = now.mono + SVID_VALID / 2;
+        let ends = now.wall + SVID_VALID;
+        assert!(!is_due(now, due, ends));
+        assert!(is_due(now.after(SVID_VALID / 2), due, ends));
+        let woken = Now { mono: now.mono, wall: now.wall + 2 * SVID_VALID };
+        assert!(is_due(woken, due, ends));
+    }
 }
