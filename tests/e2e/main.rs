@@ -4,6 +4,7 @@
 
 mod cli;
 mod join;
+mod reference;
 mod stock;
 mod tls;
 mod verify;
