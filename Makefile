@@ -13,7 +13,6 @@ setup: ## Install what the tests need and this machine lacks
 	@tests/setup.sh
 
 test: setup ## Run all tests, as CI does; as root also those that mount
-	cargo build --workspace --all-targets --locked # the binary too, which tests run
 	cargo test --workspace --locked
 
 check: ## Formatting, lints, and which crates may be built in
@@ -23,7 +22,6 @@ check: ## Formatting, lints, and which crates may be built in
 	cargo deny check --hide-inclusion-graph bans licenses sources
 
 test-long: setup ## Run all tests with 20,000 cases a property
-	cargo build --workspace --all-targets --locked
 	PROPTEST_CASES=20000 cargo test --workspace --locked
 
 fuzz: ## Fuzz each target in tests/fuzz for FUZZ_SECONDS (60)

@@ -54,7 +54,7 @@ impl Inviter {
     }
 
     fn welcome(&self) -> Vec<u8> {
-        welcome(&self.mesh.members, &self.own.domain, self.mesh.now)
+        welcome(&self.mesh.members, &self.own.domain, self.mesh.now).unwrap()
     }
 
     fn answer(&mut self, request: &[u8]) -> Result<Envelope, Refusal> {

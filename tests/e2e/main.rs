@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may fail where it stands; its modules share")]
 
-mod cli;
 mod join;
 mod reference;
 mod stock;

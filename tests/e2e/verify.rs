@@ -76,20 +76,37 @@ fn a_record_that_another_mesh_or_nobody_signed_does_not_help() {
     let chain = [leaf(&twin, &pi, &pi.id(), Algorithm::EcdsaP256, Some(record.envelope()))];
     refused(&chain, mesh.now, &mesh.members, Reason::SignerUnknown);
 
-    let mut forged = record.envelope().clone();
-    forged.signatures[1].value[0] ^= 1;
+    let before = mesh.members.clone();
     let real = mesh.admit("pi", "");
+    let record = mesh.record(&real);
+    for idx in [0, 1] {
+        let mut forged = record.envelope().clone();
+        forged.signatures[idx].value[0] ^= 1;
+        let chain = [leaf(&mesh, &real, &real.id(), Algorithm::EcdsaP256, Some(&forged))];
+        refused(&chain, mesh.now, &before, Reason::SignatureInvalid);
+    }
     let other = mesh.admit("other", "");
-    let chain = [leaf(&mesh, &real, &real.id(), Algorithm::EcdsaP256, Some(&forged))];
-    refused(&chain, mesh.now, &mesh.members, Reason::SignerUnknown);
     let foreign = mesh.record(&other);
     let chain = [leaf(&mesh, &real, &real.id(), Algorithm::EcdsaP256, Some(foreign.envelope()))];
     refused(&chain, mesh.now, &mesh.members, Reason::SvidMalformed);
-    let mut torn = mesh.record(&real).envelope().clone();
+    let mut torn = record.envelope().clone();
     torn.signatures.pop();
-    torn.payload.push(0);
     let chain = [leaf(&mesh, &real, &real.id(), Algorithm::EcdsaP256, Some(&torn))];
-    assert!(verify(&chain, mesh.now, &mesh.members).is_err());
+    refused(&chain, mesh.now, &before, Reason::SignatureInvalid);
+}
+
+#[test]
+fn a_connection_of_one_who_brought_its_record_survives_other_changes_of_the_map() {
+    let mut mesh = Mesh::found("home.mesh");
+    let before = mesh.members.clone();
+    let pi = mesh.admit("pi", "");
+    let record = mesh.record(&pi);
+    let chain = [leaf(&mesh, &pi, &pi.id(), Algorithm::MlDsa65, Some(record.envelope()))];
+    let caller = verify(&chain, mesh.now, &before).unwrap();
+    caller.still_holds(mesh.now, &before).unwrap();
+    mesh.revoke(&pi);
+    let gone = caller.still_holds(mesh.now, &mesh.members).expect_err("revoked");
+    assert_eq!(gone.reason, Reason::MemberRevoked);
 }
 
 #[test]
@@ -226,14 +243,18 @@ fn an_operator_has_the_role_of_its_record_and_no_other() {
     };
     give(&mut mesh, Some(Role::Operate), &keys);
     let caller = verify(&chain, mesh.now, &mesh.members).unwrap();
-    assert!(matches!(caller.who, Who::Operator(Role::Operate)));
+    assert!(matches!(caller.who, Who::Operator { role: Role::Operate, .. }));
     give(&mut mesh, Some(Role::View), &keys);
     let gone = caller.still_holds(mesh.now, &mesh.members).expect_err("a role was taken away");
     assert_eq!(gone.reason, Reason::OperatorUnknown);
     give(&mut mesh, None, &keys);
     refused(&chain, mesh.now, &mesh.members, Reason::OperatorUnknown);
 
+    give(&mut mesh, Some(Role::Operate), &keys);
+    let open = verify(&chain, mesh.now, &mesh.members).unwrap();
     give(&mut mesh, Some(Role::Admin), &fresh_keys(&[KeySlot::Operator]));
+    let gone = open.still_holds(mesh.now, &mesh.members).expect_err("the old key was stolen");
+    assert_eq!(gone.reason, Reason::OperatorUnknown);
     let told = refused(&chain, mesh.now, &mesh.members, Reason::OperatorUnknown);
     assert!(told.contains("another key"), "{told}");
 }
@@ -243,7 +264,7 @@ pub fn forge(node: &Node, uri: &str, dns: &[&str], common_names: &[&str]) -> Cer
     forge_with(node, uri, dns, common_names, &fresh_keys(&[KeySlot::Jwt]), |_| {})
 }
 
-/// As [`forge`], for the key at hand in the JWT slot, with a last change to the parameters.
+/// As [`forge`], for the key at hand (P-256 in the JWT slot, or ML-DSA in the authority's), with a last change to the parameters.
 pub fn forge_with(
     node: &Node,
     uri: &str,
@@ -274,7 +295,9 @@ pub fn forge_with(
     let name = format!("sagemesh authority {}", &key.digest().to_string()[..32]);
     issuer.distinguished_name.push(DnType::CommonName, name);
     let issuer = Issuer::from_params(&issuer, &authority);
-    let leaf = Borrowed { keys: leaf_keys, slot: KeySlot::Jwt };
+    let slot =
+        [KeySlot::Jwt, KeySlot::AuthorityMlDsa].into_iter().find(|slot| leaf_keys.public(*slot).is_ok());
+    let leaf = Borrowed { keys: leaf_keys, slot: slot.unwrap() };
     params.signed_by(&leaf, &issuer).unwrap().der().clone()
 }
 
@@ -292,7 +315,10 @@ impl PublicKeyData for Borrowed<'_> {
         self.keys.public(self.slot).map(PublicKey::as_bytes).unwrap()
     }
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
+        match self.slot.algorithm() {
+            Algorithm::MlDsa65 => &rcgen::PKCS_ML_DSA_65,
+            _ => &rcgen::PKCS_ECDSA_P256_SHA256,
+        }
     }
 }
 

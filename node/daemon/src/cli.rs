@@ -13,6 +13,7 @@ use types::{MeshName, NodeName, Now, Refusal};
 
 use crate::config::{self, Config, Sources};
 use crate::exit::Exit;
+use crate::state::Stage;
 use crate::{init, state, status};
 
 /// A mesh of identical nodes that find, trust and call each other.
@@ -89,8 +90,17 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Command::Config(ConfigCommand::Check) = &cli.command {
         return say(config.to_toml().trim_end());
     }
-    if matches!(cli.command, Command::Status) && !state::is_there(&config.state)? {
-        bail!("this node belongs to no mesh yet: found one with `sagemesh init home.mesh`");
+    let stage = state::stage(&config.state)?;
+    if matches!(cli.command, Command::Status) {
+        match stage {
+            Stage::Empty => {
+                bail!("this node belongs to no mesh yet: found one with `sagemesh init home.mesh`")
+            }
+            Stage::Founding => {
+                bail!("an `init` was interrupted here: run it again, it goes on where it stopped")
+            }
+            Stage::Founded => {}
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build().context("failed to start")?;
     runtime.block_on(async {
@@ -118,7 +128,7 @@ async fn run_init(
     };
     let now = Now::read();
     let known = init::init(&config.state, &store.handle(), mesh.clone(), name, now).await?;
-    let status = status::describe(&known, now)?;
+    let status = status::describe(&config.state, &known, now)?;
     print(output, &status)?;
     if output == Output::Json {
         return Ok(());
@@ -134,8 +144,9 @@ async fn run_init(
 
 async fn run_status(config: &Config, store: &store::Store, output: Output) -> anyhow::Result<()> {
     let known = state::load(&config.state, &store.handle()).await?;
-    let known = known.context("an `init` was interrupted here: run it again, it goes on where it stopped")?;
-    print(output, &status::describe(&known, Now::read())?)
+    let known =
+        known.context("the database does not hold the mesh of this node's keys: restore it from a backup")?;
+    print(output, &status::describe(&config.state, &known, Now::read())?)
 }
 
 fn host_name() -> anyhow::Result<NodeName> {

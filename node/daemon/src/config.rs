@@ -64,6 +64,9 @@ pub enum Error {
         /// Where and what, and what may have been meant.
         detail: String,
     },
+    /// A setting of the store is out of bounds.
+    #[error("{0}")]
+    Store(#[from] store::Error),
     /// No directory for the state can be told.
     #[error("neither HOME nor XDG_STATE_HOME is set: name a state directory with --state")]
     NoHome,
@@ -106,6 +109,7 @@ pub fn load(sources: &Sources) -> Result<Config, Error> {
         notice_rows_max: raw.store.notice_rows_max.unwrap_or(defaults.notice_rows_max),
         ..defaults
     };
+    store.check()?;
     Ok(Config { state, store })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use identity::author::{self, NodeKeys};
 use identity::statement::Right;
@@ -30,6 +30,12 @@ pub async fn init(
     if let Some(known) = state::load(dir, store).await? {
         bail!("this node is `{}` already: choose another state directory with --state", known.own);
     }
+    // From here on keys are there that belong to no mesh; the mark tells them from those of a lost database.
+    let mark = state::path(dir, state::FOUNDING);
+    match keyfile::write_new(&mark, b"") {
+        Err(keyfile::Error::Exists(_)) | Ok(()) => {}
+        Err(err) => return Err(err.into()),
+    }
     let keys = |file: &str, slots: &[KeySlot]| create_or_load(&state::path(dir, file), slots);
     let root = keys(state::ROOT_KEYS, &KeySlot::ROOT)?;
     let next_root = keys(state::NEXT_ROOT_KEYS, &KeySlot::ROOT)?;
@@ -49,7 +55,8 @@ pub async fn init(
 
     let own = TrustDomain::new(name, mesh);
     state::found(store, &members, &own).await?;
-    Ok(Known { members, own, keys: Arc::new(node), signer: Some(signer) })
+    std::fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))?;
+    Ok(Known { members, own, keys: Arc::new(node), signer: Some(signer), lost: Vec::new() })
 }
 
 /// Keys of an interrupted run belong to no mesh yet, so they can be used.

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 
 use identity::{Members, SoftKeys};
 use store::{Change, Durability, Handle, Room, Store};
 use tls::keyfile;
 use types::key::Keys;
-use types::{Digest, Envelope, TrustDomain};
+use types::{Digest, Envelope, Reason, Refusal, TrustDomain};
 
 /// The node's own keys.
 pub const NODE_KEYS: &str = "node.keys";
@@ -19,6 +19,11 @@ pub const SIGNER_KEYS: &str = "signer.keys";
 pub const ROOT_KEYS: &str = "root.keys";
 /// The keys of the root's successor, likewise.
 pub const NEXT_ROOT_KEYS: &str = "next-root.keys";
+
+/// There from the first key of a new mesh until its database holds it.
+pub const FOUNDING: &str = "founding";
+/// The store's file.
+const DATABASE: &str = "store.db";
 
 /// What the database keeps of identity: statements by their digest, and who we are.
 pub const ROOM: Room = Room { name: "identity", migrations: &[] };
@@ -31,13 +36,36 @@ pub fn path(dir: &Path, name: &str) -> PathBuf {
     dir.join(name)
 }
 
-/// Whether a node's state is in `dir`. Asking makes nothing.
+/// How far a state directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// There is nothing.
+    Empty,
+    /// A mesh is being founded, or that was interrupted.
+    Founding,
+    /// The node belongs to a mesh.
+    Founded,
+}
+
+/// Looks how far `dir` has come. Makes nothing.
 ///
 /// # Errors
-/// If the directory cannot be looked into.
-pub fn is_there(dir: &Path) -> anyhow::Result<bool> {
-    let look = || format!("failed to look into {}: run as root, or as the user who owns it", dir.display());
-    path(dir, NODE_KEYS).try_exists().with_context(look)
+/// If it cannot be looked into, or if keys are there and the database is not.
+pub fn stage(dir: &Path) -> anyhow::Result<Stage> {
+    let has = |name: &str| {
+        let look =
+            || format!("failed to look into {}: run as root, or as the user who owns it", dir.display());
+        path(dir, name).try_exists().with_context(look)
+    };
+    match (has(FOUNDING)?, has(NODE_KEYS)?, has(DATABASE)?) {
+        (true, ..) => Ok(Stage::Founding),
+        (false, true, true) => Ok(Stage::Founded),
+        (false, true, false) => bail!(
+            "the keys in {} belong to a mesh, and its database {DATABASE} is missing: restore it from a backup",
+            dir.display()
+        ),
+        (false, false, _) => Ok(Stage::Empty),
+    }
 }
 
 /// What a node knows of itself and its mesh when it starts.
@@ -50,6 +78,8 @@ pub struct Known {
     pub keys: Arc<SoftKeys>,
     /// The keys of a signer, if it is one.
     pub signer: Option<SoftKeys>,
+    /// Why kept statements no longer hold.
+    pub lost: Vec<Refusal>,
 }
 
 /// Opens the database.
@@ -73,27 +103,31 @@ pub async fn load(dir: &Path, store: &Handle) -> anyhow::Result<Option<Known>> {
     let own: TrustDomain = String::from_utf8(own).context("the node's name is damaged")?.parse()?;
     let mut statements = Vec::new();
     for (_, bytes) in store.scan(ROOM.name, STATEMENT).await? {
-        statements.push(Envelope::from_bytes(&bytes)?);
+        statements.push(Envelope::from_bytes(&bytes).map_err(damaged)?);
     }
     let idx = statements
         .iter()
         .position(|envelope| envelope.digest() == fingerprint)
         .context("the database does not hold the root of the mesh: restore it from a backup")?;
     let verifier: Arc<dyn Keys> = Arc::new(SoftKeys::default());
-    let mut members = Members::new(verifier, fingerprint, statements.swap_remove(idx))?;
-    for (digest, result) in members.merge_all(statements) {
-        // What no longer counts stays away from the map, but its loss is told.
-        if let Err(refusal) = result {
-            eprintln!("sagemesh: a kept statement ({}) no longer holds: {refusal}", digest.short());
-        }
-    }
+    let mut members = Members::new(verifier, fingerprint, statements.swap_remove(idx)).map_err(damaged)?;
+    let results = members.merge_all(statements);
+    // Beyond its signer's rights is what a later grant ended; anything else was altered.
+    let lost = results.into_iter().filter_map(|(_, result)| result.err());
+    let lost = lost.filter(|refusal| refusal.reason != Reason::BeyondRights).collect();
     let keys = Arc::new(keyfile::load(&path(dir, NODE_KEYS))?);
     let signer = match keyfile::load(&path(dir, SIGNER_KEYS)) {
         Ok(keys) => Some(keys),
         Err(keyfile::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
         Err(err) => return Err(err.into()),
     };
-    Ok(Some(Known { members, own, keys, signer }))
+    Ok(Some(Known { members, own, keys, signer, lost }))
+}
+
+/// What the mesh would call a refusal is damage here: we wrote it ourselves.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn damaged(refusal: Refusal) -> anyhow::Error {
+    anyhow!("the database is damaged ({}): restore it from a backup", refusal.detail)
 }
 
 /// Keeps a new mesh, all of it or nothing.

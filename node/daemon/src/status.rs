@@ -1,13 +1,14 @@
 //! `sagemesh status`: who this node is, and how its mesh stands.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
 use identity::author::MEMBER_RENEW_AFTER;
 use types::Now;
 
-use crate::state::Known;
+use crate::state::{self, Known};
 
 /// What there is to know, in the form that `-o json` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,11 +35,11 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// Describes what is known.
+/// Describes what is known, with what lies in the state directory `dir`.
 ///
 /// # Errors
 /// Why this node's own record does not count.
-pub fn describe(known: &Known, now: Now) -> Result<Status, types::Refusal> {
+pub fn describe(dir: &Path, known: &Known, now: Now) -> Result<Status, types::Refusal> {
     let members = &known.members;
     let own = members.get(&known.own).ok_or_else(|| members.why_not(&known.own))?;
     let in_force = members.signers().values().filter(|standing| !standing.is_cut_off());
@@ -48,7 +49,19 @@ pub fn describe(known: &Known, now: Now) -> Result<Status, types::Refusal> {
         warnings
             .push("there is one signer only: if it is lost, nobody can be admitted or renewed".to_owned());
     }
-    if now.wall.since(own.issued_at) > MEMBER_RENEW_AFTER {
+    for file in [state::ROOT_KEYS, state::NEXT_ROOT_KEYS] {
+        let path = state::path(dir, file);
+        if path.exists() {
+            warnings
+                .push(format!("{} is still here: whoever takes this node takes the mesh", path.display()));
+        }
+    }
+    for refusal in &known.lost {
+        warnings.push(format!("a kept statement no longer holds: {refusal}"));
+    }
+    if own.not_after <= now.wall {
+        warnings.push(format!("this node's record ended at {}: have a signer renew it", own.not_after));
+    } else if now.wall.since(own.issued_at) > MEMBER_RENEW_AFTER {
         warnings.push(format!(
             "this node's record ends at {}: start it where a signer can reach it",
             own.not_after

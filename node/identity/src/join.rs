@@ -17,21 +17,23 @@ use rustls_pki_types::CertificateDer;
 use types::key::{Algorithm, KeySlot, Keys, PublicKey};
 use types::{Digest, Envelope, Now, PeerId, Reason, Refusal, Timestamp, TrustDomain};
 
-use crate::author::NodeKeys;
+use crate::author::{MEMBER_RENEW_AFTER, NodeKeys};
 use crate::keyset::{AuthorityId, KeySet};
 use crate::members::Members;
 use crate::scope::Scope;
 use crate::soft_keys::Secret;
-use crate::statement::{CLOCK_LEEWAY, JwtKey, Member, Statement};
-use crate::token::{Token, invitation_id};
+use crate::statement::{CLOCK_LEEWAY, JwtKey, Member, Right, Statement};
+use crate::token::{self, Token, invitation_id};
 use crate::verify::{self, verify};
 
 /// The application protocol (RFC 7301).
 pub const ALPN: &[u8] = b"sagemesh-join/1";
 /// The label under which both sides export 32 bytes from the connection (RFC 5705 §4), with no context.
 pub const EXPORTER_LABEL: &[u8] = b"EXPERIMENTAL sagemesh join v1";
-/// Longest message in bytes; a welcome holds every root, grant and cut-off.
-pub const MESSAGE_LEN_MAX: usize = 16 << 20;
+/// Longest welcome in bytes; it holds every root, grant and cut-off.
+pub const WELCOME_LEN_MAX: usize = 16 << 20;
+/// Longest request and longest reply in bytes; a request is from a stranger.
+pub const MESSAGE_LEN_MAX: usize = 16 << 10;
 /// Most invitations open at one node.
 pub const INVITATIONS_MAX: usize = 1024;
 /// Longest life of an invitation.
@@ -93,16 +95,23 @@ impl Invitations {
     ) -> Result<Token, Refusal> {
         self.forget(now);
         let (signer, _, _) = members.own_signer(keys)?;
-        if let Some(standing) = members.signers().get(&signer)
-            && !standing.grant().scope.covers(&invitation.scope)
-        {
-            let detail = format!("the scope {} exceeds {}", invitation.scope, standing.grant().scope);
-            return Err(Reason::BeyondRights.because(detail));
+        if let Some(standing) = members.signers().get(&signer) {
+            let grant = standing.grant();
+            if !grant.rights.contains(&Right::Members) || !grant.scope.covers(&invitation.scope) {
+                let detail =
+                    format!("this signer may admit for {}, not for {}", grant.scope, invitation.scope);
+                return Err(Reason::BeyondRights.because(detail));
+            }
         }
-        if invitation.not_after.since(now.wall) > TTL_MAX {
+        let lives = invitation.not_after.since(now.wall);
+        if lives.is_zero() || lives > TTL_MAX {
             let days = TTL_MAX.as_secs() / 86_400;
-            return Err(Reason::TokenMalformed.because(format!("an invitation lives at most {days} d")));
+            return Err(Reason::TokenMalformed.because(format!("an invitation lives up to {days} d")));
         }
+        if invitation.domain.mesh() != members.mesh() {
+            return Err(Reason::MeshMismatch.because(format!("`{}` is not of this mesh", invitation.domain)));
+        }
+        token::check_addresses(&addresses)?;
         if self.open.len() >= INVITATIONS_MAX {
             return Err(Reason::SignerQuota.because(format!("{INVITATIONS_MAX} invitations are open")));
         }
@@ -119,7 +128,8 @@ impl Invitations {
     }
 
     /// Answers a newcomer's request with its record, or a node's with its renewed one. On success the
-    /// invitation is marked: keep it before the reply is sent.
+    /// invitation is marked: merge the record and keep both before the reply is sent and before anything else
+    /// is signed, or the signer's next statement has the same count.
     ///
     /// # Errors
     /// Why it is refused; nothing changed then.
@@ -131,6 +141,9 @@ impl Invitations {
         request: &[u8],
         now: Now,
     ) -> Result<Envelope, Refusal> {
+        if request.len() > MESSAGE_LEN_MAX {
+            return Err(malformed(format!("the request has {} bytes of {MESSAGE_LEN_MAX}", request.len())));
+        }
         let request =
             v1::JoinRequest::decode(request).map_err(|_| malformed("the request cannot be read"))?;
         let envelope = Envelope::from_bytes(&request.claim)?;
@@ -195,11 +208,20 @@ fn renew(members: &Members, keys: &dyn Keys, claim: &Claim, now: Now) -> Result<
     if let Some(refusal) = members.refusal(&claim.domain, &claim.keys.authority) {
         return Err(refusal);
     }
+    // So that a node cannot make a signer sign without end, and asking twice answers the same.
+    if let Some((member, signed)) = members.record(&claim.domain)
+        && now.wall.since(member.issued_at) < MEMBER_RENEW_AFTER
+    {
+        return Ok(signed.envelope.clone());
+    }
     members.renew(keys, &claim.domain, None, now)
 }
 
 /// What the inviter sends first: all that shows who it is. `own` is its trust domain.
-pub fn welcome(members: &Members, own: &TrustDomain, now: Now) -> Vec<u8> {
+///
+/// # Errors
+/// [`Reason::SignerQuota`] if it is longer than [`WELCOME_LEN_MAX`].
+pub fn welcome(members: &Members, own: &TrustDomain, now: Now) -> Result<Vec<u8>, Refusal> {
     let is_due = |statement: &Statement| match statement {
         Statement::Member(member) => member.domain == *own,
         // Tombstones can be many and come by gossip; those of the root belong to it.
@@ -208,11 +230,16 @@ pub fn welcome(members: &Members, own: &TrustDomain, now: Now) -> Vec<u8> {
         Statement::Root(_) | Statement::Grant(_) | Statement::CutOff(_) | Statement::Beacon(_) => true,
     };
     let statements = members.items().filter(|signed| is_due(&signed.statement));
-    v1::JoinWelcome {
+    let welcome = v1::JoinWelcome {
         statements: statements.map(|signed| signed.envelope.to_bytes()).collect(),
         wall_s: now.wall.as_secs(),
     }
-    .encode_to_vec()
+    .encode_to_vec();
+    if welcome.len() > WELCOME_LEN_MAX {
+        let detail = format!("the welcome has {} bytes of {WELCOME_LEN_MAX}", welcome.len());
+        return Err(Reason::SignerQuota.because(detail));
+    }
+    Ok(welcome)
 }
 
 /// The reply that carries a record or a refusal.

@@ -83,7 +83,7 @@ impl Standing {
     }
 }
 
-/// The signed member map of one mesh. Cloning is cheap: statements are shared.
+/// The signed member map of one mesh. Cloning shares the statements and copies the indexes.
 #[derive(Clone)]
 pub struct Members {
     keys: Arc<dyn Keys>,

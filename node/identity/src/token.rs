@@ -107,12 +107,22 @@ impl FromStr for Token {
     }
 }
 
+/// Whether a token can carry these addresses.
+///
+/// # Errors
+/// [`Reason::TokenMalformed`] if there are too many, or one is no `HOST:PORT`.
+pub(crate) fn check_addresses(addresses: &[String]) -> Result<(), Refusal> {
+    let is_address = |text: &String| text.len() <= ADDRESS_LEN_MAX && text.contains(':');
+    if addresses.len() > ADDRESSES_MAX || !addresses.iter().all(is_address) {
+        let detail = format!("a token carries up to {ADDRESSES_MAX} addresses of the form HOST:PORT");
+        return Err(Reason::TokenMalformed.because(detail));
+    }
+    Ok(())
+}
+
 impl Token {
     fn read(wire: &v1::Token) -> Option<Self> {
-        let is_address = |text: &String| text.len() <= ADDRESS_LEN_MAX && text.contains(':');
-        if wire.addresses.len() > ADDRESSES_MAX || !wire.addresses.iter().all(is_address) {
-            return None;
-        }
+        check_addresses(&wire.addresses).ok()?;
         let node: NodeName = wire.node.parse().ok()?;
         let mesh: MeshName = wire.mesh.parse().ok()?;
         Some(Self {

@@ -16,7 +16,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use types::key::Algorithm;
-use types::{Envelope, Now, Reason, Refusal, ServiceName, SpiffeId, Timestamp};
+use types::{Envelope, Now, PublicKey, Reason, Refusal, ServiceName, SpiffeId, Timestamp};
 
 use crate::authority;
 use crate::keyset::AuthorityId;
@@ -47,8 +47,13 @@ pub struct Caller {
 pub enum Who {
     /// A node, or a service on it.
     Member(Arc<Member>),
-    /// An operator with this role.
-    Operator(Role),
+    /// An operator with this role, known by this key.
+    Operator {
+        /// What the operator may do.
+        role: Role,
+        /// The key of the operator's record.
+        key: PublicKey,
+    },
 }
 
 impl Caller {
@@ -56,7 +61,7 @@ impl Caller {
     pub fn member(&self) -> Option<&Arc<Member>> {
         match &self.who {
             Who::Member(member) => Some(member),
-            Who::Operator(_) => None,
+            Who::Operator { .. } => None,
         }
     }
 
@@ -68,6 +73,8 @@ impl Caller {
     pub fn still_holds(&self, now: Now, members: &Members) -> Result<(), Refusal> {
         match (&self.who, &self.id) {
             (Who::Member(was), id) => {
+                // What it brought along may not have reached this map yet.
+                let (members, _) = with_record(members, self.carried.as_ref())?;
                 if let Some(refusal) = members.refusal(&was.domain, &was.authority) {
                     return Err(refusal);
                 }
@@ -75,14 +82,18 @@ impl Caller {
                 check_times(member, now)?;
                 svid::check_scope(member, id)
             }
-            (Who::Operator(role), SpiffeId::Operator { name, .. }) => {
+            (Who::Operator { role, key }, SpiffeId::Operator { name, .. }) => {
                 let operator = members.operators().find(|operator| operator.name == *name);
-                match operator.filter(|it| it.not_after >= now.wall).and_then(|it| it.role) {
+                let operator = operator.filter(|it| it.not_after >= now.wall && it.key == *key);
+                match operator.and_then(|it| it.role) {
                     Some(held) if held >= *role => Ok(()),
-                    _ => Err(Reason::OperatorUnknown.because(format!("`{name}` has lost a role"))),
+                    _ => {
+                        Err(Reason::OperatorUnknown
+                            .because(format!("`{name}` has lost a role or has a new key")))
+                    }
                 }
             }
-            (Who::Operator(_), SpiffeId::Workload { .. }) => Err(malformed("a workload has no role")),
+            (Who::Operator { .. }, SpiffeId::Workload { .. }) => Err(malformed("a workload has no role")),
         }
     }
 }
@@ -117,9 +128,17 @@ pub fn verify(chain: &[CertificateDer<'_>], now: Now, members: &Members) -> Resu
     }
 
     let carried = carried_member(&read)?;
-    let (known, news) = with_record(members, carried.as_ref())?;
+    // First the one signature that shows the leaf to be its node's own: records are public, and a stranger
+    // must not make us work with somebody else's.
+    if let Some((member, _)) = &carried {
+        check_leaf(leaf, &read, member, now)?;
+    }
+    let (known, news) = with_record(members, carried.as_ref().map(|(_, envelope)| envelope))?;
     let member = live_member(&known, &read, carried.as_ref(), now)?;
-    check_leaf(leaf, &read, &member, now)?;
+    match &carried {
+        Some((it, _)) if it.authority == member.authority => svid::check_scope(&member, &read.id)?,
+        _ => check_leaf(leaf, &read, &member, now)?,
+    }
     Ok(Caller {
         id: read.id,
         who: Who::Member(member),
@@ -146,13 +165,19 @@ fn check_leaf(der: &CertificateDer<'_>, leaf: &Leaf, member: &Member, now: Now) 
     check_names(leaf)
 }
 
-/// The authority of the record that a chain carries, once it is seen to have signed the chain's leaf. Whether
-/// the record counts is not asked: for a newcomer, who cannot know yet.
+/// The authority of the record that a node's chain carries, once its ML-DSA key is seen to have signed the
+/// chain's leaf. Whether the record counts is not asked: for a newcomer, who cannot know yet.
 pub(crate) fn self_described(chain: &[CertificateDer<'_>], now: Now) -> Result<AuthorityId, Refusal> {
     let leaf = chain.first().ok_or_else(|| Reason::SvidMissing.because("no certificate was presented"))?;
     let read = Leaf::read(leaf)?;
     let (member, _) =
         carried_member(&read)?.ok_or_else(|| malformed("the certificate carries no member record"))?;
+    if read.id != SpiffeId::node(member.domain.clone()) {
+        return Err(Reason::PeerMismatch.because(format!("{} is no node", read.id)));
+    }
+    if read.algorithm != Algorithm::MlDsa65 {
+        return Err(Reason::PqRequired.because("the inviter's certificate is not signed with ML-DSA-65"));
+    }
     check_leaf(leaf, &read, &member, now)?;
     Ok(member.authority.authority())
 }
@@ -170,14 +195,18 @@ fn carried_member(leaf: &Leaf) -> Result<Option<(Arc<Member>, Envelope)>, Refusa
 /// The map as it would be had the carried record been gossiped, and the record if that makes a difference.
 fn with_record<'a>(
     members: &'a Members,
-    carried: Option<&(Arc<Member>, Envelope)>,
+    carried: Option<&Envelope>,
 ) -> Result<(Cow<'a, Members>, Option<Envelope>), Refusal> {
-    let Some((_, envelope)) = carried else { return Ok((Cow::Borrowed(members), None)) };
+    let Some(envelope) = carried else { return Ok((Cow::Borrowed(members), None)) };
     if members.item(&envelope.digest()).is_some() {
         return Ok((Cow::Borrowed(members), None));
     }
-    // Before the map is copied: a stranger must not make us work for a record that nobody signed.
-    members.check(&Signed::read(envelope.clone())?)?;
+    // Before the map is copied, which takes time by its size.
+    let signed = Signed::read(envelope.clone())?;
+    members.check(&signed)?;
+    if !members.is_news(&signed) {
+        return Ok((Cow::Borrowed(members), None));
+    }
     let mut after = members.clone();
     match after.merge(envelope.clone())? {
         Merged::Added => Ok((Cow::Owned(after), Some(envelope.clone()))),
@@ -226,7 +255,7 @@ fn verify_operator(name: &ServiceName, leaf: &Leaf, now: Now, members: &Members)
     let role = operator.role.ok_or_else(|| unknown(format!("the operator `{name}` has no role any more")))?;
     Ok(Caller {
         id: leaf.id.clone(),
-        who: Who::Operator(role),
+        who: Who::Operator { role, key: operator.key.clone() },
         algorithm: Algorithm::EcdsaP256,
         not_after: operator.not_after.min(leaf.not_after),
         carried: None,

@@ -40,7 +40,10 @@ impl Default for Config {
 
 impl Config {
     /// Refuses what is out of bounds.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Bounds`], with the field and its bounds.
+    pub fn check(&self) -> Result<(), Error> {
         let rows = 100..=10_000_000;
         let refuse = |field, bounds| Err(Error::Bounds { field, bounds });
         if !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&self.commit_delay) {

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use identity::join::{self, Exporter};
 use identity::token::Token;
 use identity::{Caller, Members};
-use types::{Now, PeerId, Reason, Refusal, SpiffeId, TrustDomain};
+use types::{PeerId, Reason, Refusal, SpiffeId, TrustDomain};
 
 use crate::chooser::Chooser;
 use crate::peer::{Error, HANDSHAKE_TIMEOUT, Peer, Pq, describe, explain};
@@ -86,9 +86,10 @@ impl Client {
     {
         let members = Arc::clone(&self.members.borrow());
         let seen = Arc::clone(&members);
+        let meant = expect.clone();
         let verifier = Arc::new(Verifier::new(Arc::clone(&self.provider), self.pq, move |chain, now| {
             let caller = identity::verify(chain, now, &seen)?;
-            expect.check(&caller)?;
+            meant.check(&caller)?;
             Ok(caller)
         }));
         let chooser = Arc::new(Chooser::new(Arc::clone(&self.svids.borrow()), self.pq));
@@ -96,13 +97,11 @@ impl Client {
         config.alpn_protocols.clone_from(&self.alpn);
         let stream = connect(config, stream, &verifier, self.pq).await?;
         let current = Arc::clone(&self.members.borrow());
-        let found = verifier.found().cloned();
+        // What was found holds only for the map it was found in.
+        let found = verifier.found().filter(|_| Arc::ptr_eq(&members, &current)).cloned();
         let signatures = [verifier.scheme(), chooser.scheme()];
         let peer = describe(stream.get_ref().1, found, signatures, &current, self.pq)?;
-        // The map may have changed during the handshake.
-        if !Arc::ptr_eq(&members, &current) {
-            peer.recheck(Now::read(), &current)?;
-        }
+        expect.check(&peer.caller)?;
         Ok((stream, peer))
     }
 }

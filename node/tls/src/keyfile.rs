@@ -71,7 +71,7 @@ fn advice(err: &io::Error) -> &'static str {
 /// Draws a secret for each slot and keeps them in a new file of mode 0600.
 ///
 /// # Errors
-/// [`Error::Exists`], or what the file system says; no file is left behind then.
+/// [`Error::Exists`], or what the file system says. A file that is there afterwards is whole.
 pub fn create(path: &Path, slots: &[KeySlot]) -> Result<SoftKeys, Error> {
     let secrets: Vec<(KeySlot, Secret)> = slots.iter().map(|slot| (*slot, random::secret(*slot))).collect();
     let mut text = Zeroizing::new(String::with_capacity(LEN_MAX));

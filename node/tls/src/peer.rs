@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CommonState, NamedGroup, SignatureScheme};
 
 use identity::{Caller, Members};
-use types::{Now, Reason, Refusal};
+use types::{Algorithm, Now, Reason, Refusal};
 
 use crate::chooser::Chooser;
 use crate::verifier::Verifier;
@@ -49,9 +49,9 @@ impl Pq {
 pub struct Peer {
     /// Who it is.
     pub caller: Caller,
-    /// The key-exchange group; `None` on a resumed connection.
+    /// The key-exchange group.
     pub group: Option<NamedGroup>,
-    /// The algorithm by which the peer proved its key; `None` on a resumed connection.
+    /// The algorithm by which the peer proved its key.
     pub signature: Option<SignatureScheme>,
     /// The algorithm by which this side proved its own.
     pub own_signature: Option<SignatureScheme>,
@@ -60,9 +60,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Whether both the group and both signatures are post-quantum.
+    /// Whether the group, both signatures and the authority's on the peer's certificate are post-quantum.
     pub fn is_post_quantum(&self) -> bool {
-        self.group == Some(NamedGroup::X25519MLKEM768)
+        self.caller.algorithm == Algorithm::MlDsa65
+            && self.group == Some(NamedGroup::X25519MLKEM768)
             && self.signature == Some(SignatureScheme::ML_DSA_65)
             && self.own_signature == Some(SignatureScheme::ML_DSA_65)
     }
@@ -78,8 +79,8 @@ impl Peer {
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let group = self.group.map_or("resumed".to_owned(), |group| format!("{group:?}"));
-        let signature = self.signature.map_or("resumed".to_owned(), |scheme| format!("{scheme:?}"));
+        let group = self.group.and_then(|group| group.as_str()).unwrap_or("no known group");
+        let signature = self.signature.and_then(|scheme| scheme.as_str()).unwrap_or("no known signature");
         write!(f, "{} ({group}, {signature})", self.caller.id)
     }
 }
@@ -136,7 +137,7 @@ pub(crate) fn describe(
     if alpn.is_empty() {
         return Err(Reason::AlpnRefused.because("the peer names no application protocol").into());
     }
-    // rustls does not ask the verifier when a session is resumed, so the chain is verified here.
+    // What was found held for a map that has changed since.
     let caller = match found {
         Some(found) => found?,
         None => identity::verify(state.peer_certificates().unwrap_or_default(), Now::read(), members)?,

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::{
-    Acceptor, ClientHello, NoServerSessionStorage, ServerSessionMemoryCache, StoresServerSessions,
-};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage};
 use rustls::version::TLS13;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -21,18 +19,6 @@ use crate::chooser::Chooser;
 use crate::peer::{Error, HANDSHAKE_TIMEOUT, Peer, Pq, describe, explain};
 use crate::svids::Svids;
 use crate::verifier::Verifier;
-
-/// Most sessions that can be resumed at one port.
-const SESSIONS_MAX: usize = 1024;
-
-/// Whether a TLS session may be resumed without a full handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumption {
-    /// Never: for node links.
-    Off,
-    /// For stock clients; their chain is verified again each time.
-    On,
-}
 
 /// Whether newcomers may ask to join at this port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +36,6 @@ pub struct Config {
     pub pq: Pq,
     /// Application protocols, the preferred one first. Never empty.
     pub alpn: Vec<Vec<u8>>,
-    /// Whether sessions may be resumed. Must be off where `pq` is `Require`.
-    pub resumption: Resumption,
     /// Whether newcomers may join here.
     pub newcomers: Newcomers,
 }
@@ -70,7 +54,6 @@ pub enum Accepted<S> {
 pub struct Server {
     config: Config,
     provider: Arc<rustls::crypto::CryptoProvider>,
-    sessions: Arc<dyn StoresServerSessions>,
     svids: watch::Receiver<Arc<Svids>>,
     members: watch::Receiver<Arc<Members>>,
 }
@@ -84,12 +67,7 @@ impl Server {
         members: watch::Receiver<Arc<Members>>,
     ) -> Self {
         debug_assert!(!config.alpn.is_empty() && !config.alpn.iter().any(|it| it == join::ALPN));
-        debug_assert!(config.pq == Pq::Prefer || config.resumption == Resumption::Off);
-        let sessions: Arc<dyn StoresServerSessions> = match config.resumption {
-            Resumption::Off => Arc::new(NoServerSessionStorage {}),
-            Resumption::On => ServerSessionMemoryCache::new(SESSIONS_MAX),
-        };
-        Self { provider: config.pq.provider(), config, sessions, svids, members }
+        Self { provider: config.pq.provider(), config, svids, members }
     }
 
     /// Shakes hands with whoever is at the other end of `stream`.
@@ -117,15 +95,18 @@ impl Server {
                 let exporter = exporter(stream.get_ref().1)?;
                 Ok(Accepted::Newcomer(Box::new(stream), exporter))
             }
-            Wish::Mixed | Wish::Join | Wish::Nothing => {
+            // rustls has no alert for this; shaking hands would only look like success to the peer.
+            Wish::Nothing => {
+                Err(Reason::AlpnRefused.because("the peer names no application protocol").into())
+            }
+            Wish::Mixed | Wish::Join => {
                 // A protocol nobody can name: rustls then tells the peer by an alert.
                 let mut config = self.join_config(chooser)?;
                 config.alpn_protocols = vec![b"sagemesh refuses".to_vec()];
                 let _ = start.into_stream(Arc::new(config)).await;
                 let detail = match wish {
-                    Wish::Nothing => "the peer names no application protocol",
                     Wish::Mixed => "the peer offers sagemesh-join/1 together with other protocols",
-                    Wish::Join | Wish::Other => "newcomers cannot join at this port",
+                    _ => "newcomers cannot join at this port",
                 };
                 Err(Reason::AlpnRefused.because(detail).into())
             }
@@ -167,19 +148,14 @@ impl Server {
     ) -> Result<ServerConfig, Error> {
         let mut config = self.builder()?.with_client_cert_verifier(verifier).with_cert_resolver(chooser);
         config.alpn_protocols.clone_from(&self.config.alpn);
-        config.session_storage = Arc::clone(&self.sessions);
-        config.send_tls13_tickets = match self.config.resumption {
-            Resumption::Off => 0,
-            Resumption::On => 1,
-        };
+        never_resume(&mut config);
         Ok(config)
     }
 
     fn join_config(&self, chooser: Arc<Chooser>) -> Result<ServerConfig, Error> {
         let mut config = self.builder()?.with_no_client_auth().with_cert_resolver(chooser);
         config.alpn_protocols = vec![join::ALPN.to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
+        never_resume(&mut config);
         Ok(config)
     }
 
@@ -188,6 +164,13 @@ impl Server {
             .with_protocol_versions(&[&TLS13])
             .map_err(Error::Setup)
     }
+}
+
+/// Switches resumption off. A resumed session skips the verifier and keeps the certificate that the peer had
+/// then, whatever became of it.
+fn never_resume(config: &mut ServerConfig) {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
 }
 
 /// What a hello asks for.

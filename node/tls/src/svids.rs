@@ -12,7 +12,9 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use zeroize::Zeroize;
 
+use identity::statement::CLOCK_LEEWAY;
 use identity::svid::{self, SVID_VALID};
 use identity::{Members, SignedRecord};
 use types::key::{Algorithm, Keys, PublicKey};
@@ -53,11 +55,13 @@ impl Svids {
     /// # Errors
     /// As [`svid::issue`].
     pub fn issue(keys: &dyn Keys, record: &SignedRecord, id: &SpiffeId, now: Now) -> Result<Self, Error> {
-        let issue = |pair: (PublicKey, PrivateKeyDer<'static>)| {
+        let issue = |mut pair: (PublicKey, PrivateKeyDer<'static>)| {
             let request =
                 svid::Request { id, key: &pair.0, serial: random::bytes(), record: Some(record.envelope()) };
             let leaf = svid::issue(keys, record.member(), request, now)?;
-            let signing = any_supported_type(&pair.1).map_err(|_| Error::Key)?;
+            let signing = any_supported_type(&pair.1);
+            pair.1.zeroize();
+            let signing = signing.map_err(|_| Error::Key)?;
             Ok::<_, Error>(Arc::new(CertifiedKey::new(vec![leaf], signing)))
         };
         Ok(Self {
@@ -123,21 +127,22 @@ impl Rotation {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep_until(due.min(Instant::now() + LOOK).into()) => {
-                    if !is_due(Now::read(), due, self.svids.borrow().not_after) {
-                        continue;
-                    }
-                }
+                () = tokio::time::sleep_until(due.min(Instant::now() + LOOK).into()) => {}
                 changed = self.members.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    if self.current_record() == Some(self.record) {
-                        continue;
-                    }
                 }
             }
             let now = Now::read();
+            let is_same = self.current_record() == Some(self.record);
+            if is_same && !is_due(now, due, self.svids.borrow().not_after) {
+                continue;
+            }
+            if is_same && self.ends_with_record(now) {
+                due = now.mono + RETRY;
+                continue;
+            }
             let issued = issue(&*self.keys, &self.id, &self.members.borrow_and_update(), now);
             due = match issued {
                 Ok((svids, record)) => {
@@ -146,12 +151,23 @@ impl Rotation {
                     self.svids.send_replace(Arc::new(svids));
                     next(now)
                 }
-                Err(err) => {
+                Err(Error::Refused(refusal)) => {
+                    warn!(sagemesh.svid.id = %self.id, error.type = %refusal.reason, error = %refusal, "failed to rotate the SVID");
+                    now.mono + RETRY
+                }
+                Err(err @ Error::Key) => {
                     warn!(sagemesh.svid.id = %self.id, error = %err, "failed to rotate the SVID");
                     now.mono + RETRY
                 }
             };
         }
+    }
+
+    /// Whether new certificates would end no later than the current ones, with the record itself.
+    fn ends_with_record(&self, now: Now) -> bool {
+        let members = self.members.borrow();
+        let member = self.id.domain().and_then(|domain| members.get(domain));
+        member.is_some_and(|member| svid::not_after(member, now) == self.svids.borrow().not_after)
     }
 
     fn current_record(&self) -> Option<Digest> {
@@ -160,10 +176,11 @@ impl Rotation {
     }
 }
 
-/// Whether to replace certificates that end at `not_after`: at `due`, or when they have a quarter of their life
-/// left whatever the timer says.
+/// Whether to replace certificates that end at `not_after`: at `due`, or when the wall clock says that they have a
+/// quarter of their life left, or more than all of it since it was set back.
 fn is_due(now: Now, due: Instant, not_after: Timestamp) -> bool {
-    now.mono >= due || now.wall + SVID_VALID / 4 >= not_after
+    let left = not_after.since(now.wall);
+    now.mono >= due || left < SVID_VALID / 4 || left > SVID_VALID + CLOCK_LEEWAY
 }
 
 fn next(now: Now) -> Instant {
@@ -188,5 +205,7 @@ mod tests {
         assert!(is_due(now.after(SVID_VALID / 2), due, ends));
         let woken = Now { mono: now.mono, wall: now.wall + 2 * SVID_VALID };
         assert!(is_due(woken, due, ends));
+        let set_back = Now { mono: now.mono, wall: now.wall - SVID_VALID };
+        assert!(is_due(set_back, due, ends));
     }
 }

@@ -62,6 +62,10 @@ impl<T> Verifier<T> {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // rustls asks for what was signed with, not whether it was on offer.
+        if !self.pq.schemes().contains(&dss.scheme) {
+            return Err(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
         let algorithms = &self.provider.signature_verification_algorithms;
         let valid = verify_tls13_signature(message, cert, dss, algorithms)?;
         let _ = self.scheme.set(dss.scheme);

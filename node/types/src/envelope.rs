@@ -87,7 +87,7 @@ impl Envelope {
     /// Reads an envelope; says nothing yet about its signatures.
     ///
     /// # Errors
-    /// [`Reason::EnvelopeMalformed`] if the bytes are torn, too long, or hold more than they should.
+    /// [`Reason::EnvelopeMalformed`] if the bytes are torn or too long, or the signatures too many or too long.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
         if bytes.len() > ENVELOPE_LEN_MAX {
             let detail = format!("{} bytes where {ENVELOPE_LEN_MAX} are allowed", bytes.len());

@@ -19,7 +19,11 @@ impl Members {
         let mut last = &self.root;
         let mut chain = BTreeSet::new();
         while let Some((next, digest)) = statements().find_map(|signed| match &signed.statement {
-            Statement::Root(root) if follows(root, last) => Some((root, signed.digest)),
+            // Anyone can write down the promised keys: only their holder's root may stand for the others.
+            Statement::Root(root) if follows(root, last) => {
+                let is_signed = signed.envelope.open(Root::DOMAIN, &root.keys.both(), self.keys()).is_ok();
+                is_signed.then_some((root, signed.digest))
+            }
             _ => None,
         }) {
             last = next;

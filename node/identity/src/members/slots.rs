@@ -88,6 +88,11 @@ impl Members {
         Ok(())
     }
 
+    /// Whether a statement is neither here nor superseded by what is.
+    pub(crate) fn is_news(&self, signed: &Signed) -> bool {
+        !self.slots.contains_key(&signed.digest) && !self.is_superseded(&self.slot_of(signed), signed)
+    }
+
     pub(super) fn slot_of(&self, signed: &Signed) -> Slot {
         if let Some(signer) = signed.statement.signer()
             && self.signers.get(&signer).is_some_and(Standing::is_cut_off)

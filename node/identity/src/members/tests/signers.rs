@@ -6,6 +6,7 @@ use types::{Digest, Reason, Timestamp};
 use super::super::*;
 use crate::author;
 use crate::scope::Scope;
+use crate::statement::Company;
 use crate::statement::Role;
 use crate::testing::{
     ToyKeys, World, bare_members, decided, domain, machine, mesh, node, root_keys, scope, sealed, service,
@@ -378,6 +379,20 @@ fn a_root_counts_with_all_that_comes_with_it_or_not_at_all() {
         forged[left_out].signatures[0].value[0] ^= 1;
         members.merge_all(forged);
         assert_eq!(members.root(), before.root());
+    }
+    // Found here: a forged root beside the real one, with the same keys, decided what had to come with it.
+    let Statement::Root(real) = Statement::read(&batch[0]).expect("a root") else { panic!("a root") };
+    for company in
+        [Company::default(), Company { granted: BTreeSet::from([Digest::default()]), ..real.company.clone() }]
+    {
+        for n in 0..8 {
+            let issued_at = real.issued_at + Duration::from_secs(n);
+            let fake = Root { company: company.clone(), issued_at, ..real.clone() };
+            let fake = Envelope { payload: fake.encode(), ..batch[0].clone() };
+            let mut members = before.clone();
+            members.merge_all([fake, batch[0].clone()]);
+            assert_eq!(members.root(), before.root());
+        }
     }
     world.members.merge_all(batch);
     assert_eq!(world.members.root().generation, 2);

@@ -1,5 +1,7 @@
 //! The binary as people run it: what it prints, leaves behind, and says when something is wrong.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -25,17 +27,9 @@ impl Machine {
 }
 
 fn run_in(state: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(binary());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sagemesh"));
     command.args(["--state", state.to_str().unwrap()]).args(args);
     command.env_remove("SAGEMESH_STATE").env_remove("RUST_BACKTRACE").output().unwrap()
-}
-
-/// The binary beside this test, which `make test` has built.
-fn binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let built = test.ancestors().nth(2).unwrap().join("sagemesh");
-    assert!(built.exists(), "{} is missing: run `make test`, which builds it", built.display());
-    built
 }
 
 #[track_caller]
@@ -64,6 +58,7 @@ fn a_new_mesh_is_there_after_init_and_stays_the_same() {
     }
     let read = succeeds(&pi.run(&["status"]));
     assert!(made.starts_with(&read), "{read}");
+    assert!(read.contains("root.keys is still here"), "{read}");
     let json: serde_json::Value =
         serde_json::from_str(&succeeds(&pi.run(&["status", "-o", "json"]))).unwrap();
     assert_eq!((json["node"].as_str(), json["n_members"].as_u64()), (Some("pi.home.mesh"), Some(1)));
@@ -79,7 +74,7 @@ fn root_keys_that_were_moved_away_are_not_missed() {
     succeeds(&pi.run(&["init", "home.mesh", "--name", "pi"]));
     fs::remove_file(pi.state().join("root.keys")).unwrap();
     fs::remove_file(pi.state().join("next-root.keys")).unwrap();
-    succeeds(&pi.run(&["status"]));
+    assert!(!succeeds(&pi.run(&["status"])).contains("still here"));
 }
 
 #[test]
@@ -89,9 +84,22 @@ fn an_interrupted_init_is_taken_up_where_it_stopped() {
     let kept = fs::read(pi.state().join("node.keys")).unwrap();
     // As if the power had gone before the database was written.
     fs::remove_file(pi.state().join("store.db")).unwrap();
+    fs::write(pi.state().join("founding"), "").unwrap();
     fails(&pi.run(&["status"]), 1, "run it again");
     succeeds(&pi.run(&["init", "home.mesh", "--name", "pi"]));
     assert_eq!(fs::read(pi.state().join("node.keys")).unwrap(), kept);
+    assert!(!pi.state().join("founding").exists());
+}
+
+#[test]
+fn a_lost_database_does_not_found_the_mesh_anew() {
+    let pi = Machine::new();
+    succeeds(&pi.run(&["init", "home.mesh", "--name", "pi"]));
+    fs::remove_file(pi.state().join("store.db")).unwrap();
+    for command in [&["status"][..], &["init", "home.mesh", "--name", "pi"]] {
+        fails(&pi.run(command), 1, "restore it from a backup");
+        assert!(!pi.state().join("store.db").exists(), "none stands where one is to be restored");
+    }
 }
 
 #[test]
@@ -112,7 +120,8 @@ fn what_is_mistyped_is_refused_before_anything_happens() {
     let file = config.to_str().unwrap();
     fails(&pi.run(&["--config", file, "init", "home.mesh"]), 2, "did you mean `commit_delay_ms`?");
     fs::write(&config, "[store]\ncommit_delay_ms = 0\n").unwrap();
-    fails(&pi.run(&["--config", file, "init", "home.mesh"]), 1, "1 ms to 10 s");
+    fails(&pi.run(&["--config", file, "init", "home.mesh"]), 2, "1 ms to 10 s");
+    fails(&pi.run(&["--config", file, "config", "check"]), 2, "1 ms to 10 s");
     assert!(!pi.state().join("node.keys").exists());
 }
 
