@@ -3,7 +3,6 @@
 mod joining;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::signature::{ML_DSA_65_SIGNING, PqdsaKeyPair};
 use identity::{Members, SoftKeys};
@@ -21,7 +20,7 @@ use types::key::KeySlot;
 use types::{Now, Reason, SpiffeId};
 
 use crate::verify::forge_with;
-use crate::world::{Mesh, Node, fresh_keys};
+use crate::world::{Mesh, Node};
 
 const H2: &[u8] = b"h2";
 
