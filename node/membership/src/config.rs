@@ -33,7 +33,7 @@ pub struct Config {
     pub confirmations: usize,
     /// How long accusations and answers to them wait for company. Default 50 ms.
     pub urgent_delay: Duration,
-    /// How long digests wait for company. Default 350 ms. Less spreads news sooner and sends more.
+    /// How long digests wait for company. Default 450 ms. Less spreads news sooner and sends more.
     pub digest_delay: Duration,
     /// Least time between two signatures on changes of the own record. Default 5 s.
     pub sign_interval: Duration,
@@ -61,7 +61,7 @@ impl Default for Config {
             suspicion_beta: 6,
             confirmations: 3,
             urgent_delay: Duration::from_millis(50),
-            digest_delay: Duration::from_millis(350),
+            digest_delay: Duration::from_millis(450),
             sign_interval: Duration::from_secs(5),
             exchange_interval: Duration::from_secs(10),
             retry_interval: Duration::from_secs(2),

@@ -16,7 +16,7 @@ use crate::ring;
 use crate::wire::{ACCUSATIONS_MAX, DELTAS_MAX, HOPS_MAX, MARKS_MAX, Mark, Packet, Step};
 
 /// Least time between two computations of the rings: joins and deaths come in waves.
-const REFRESH_INTERVAL: Duration = Duration::from_millis(200);
+const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 /// Most bytes of deltas and accusations that one flush sends to one neighbour, more or less.
 const FLUSH_LEN_MAX: usize = 16 * 1024;
 
