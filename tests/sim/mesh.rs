@@ -256,9 +256,14 @@ impl<N: Node> Mesh<N> {
         (slot.skew, slot.is_fast) = (by, false);
     }
 
-    /// A number from the run's own randomness.
-    pub fn draw(&mut self, from: u64, to: u64) -> u64 {
-        draw((from, to), &mut self.rng)
+    /// A number below `n` from the run's own randomness.
+    pub fn pick(&mut self, n: usize) -> usize {
+        self.rng.random_range(0..n)
+    }
+
+    /// A wait in seconds, exponential with this mean.
+    pub fn draw_wait(&mut self, mean_s: f64) -> f64 {
+        -self.rng.random_range(f64::EPSILON..1.0).ln() * mean_s
     }
 
     /// Puts a node on machine `idx`, new or in the place of a former one.
@@ -332,7 +337,7 @@ impl<N: Node> Mesh<N> {
 
     /// Runs for `secs` seconds.
     pub fn run(&mut self, secs: f64, mut see: impl FnMut(&Self, Seen)) {
-        let end_us = self.now_us + Duration::from_secs_f64(secs).as_micros() as u64;
+        let end_us = self.now_us + micros(Duration::from_secs_f64(secs));
         let mut seen = Vec::new();
         while let Some((at_us, due)) = self.queue.pop_before(end_us) {
             self.now_us = self.now_us.max(at_us);
@@ -410,7 +415,7 @@ impl<N: Node> Mesh<N> {
         let slot = &mut self.slots[idx];
         let Some(at) = slot.node.as_ref().and_then(Node::next_deadline) else { return };
         // Rounded up: a node that is woken too early asks again for the same moment.
-        let at_us = at.saturating_duration_since(self.start).as_micros() as u64 + 1;
+        let at_us = micros(at.saturating_duration_since(self.start)) + 1;
         if at_us < slot.wake_us {
             slot.wake_us = at_us;
             self.queue.push(at_us, Due::Wake { node: idx });
@@ -452,4 +457,8 @@ impl<N: Node> Mesh<N> {
             }
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).expect("virtual time ends before 500,000 years")
 }

@@ -72,7 +72,7 @@ mod tests {
         let (one, two) = (toy::peer(1), toy::peer(2));
         let said = Accusation::sign(ShortId::of(one), ShortId(9), 5, &toy::keys(1)).expect("a key");
         assert_eq!(said.verify(one, &toy::keys(3)), Ok(()));
-        let read = Accusation::from_parts(ShortId::of(two), said.signed.clone()).expect("well-formed");
+        let read = Accusation::from_parts(ShortId::of(two), said.signed).expect("well-formed");
         assert_eq!((read.subject, read.incarnation), (ShortId(9), 5));
         assert_eq!(read.verify(two, &toy::keys(3)).map_err(|r| r.reason), Err(Reason::SignatureInvalid));
     }

@@ -1,4 +1,6 @@
 //! What can be set, and what ships.
+//!
+//! The bounds in the comments are the daemon's to check where it reads what users write.
 
 use std::time::Duration;
 

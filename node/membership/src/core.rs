@@ -155,7 +155,7 @@ impl Membership {
             Input::Disconnected(peer) => {
                 let member = self.members.by_peer(peer).filter(|m| m.liveness.is_present());
                 if let Some(id) = member.map(|member| member.id) {
-                    self.prober.hurry(now, id);
+                    self.prober.prefer(id);
                 }
             }
             Input::Items(digest) if digest == self.items => {}
@@ -229,7 +229,11 @@ impl Membership {
             return;
         }
         if let Err(refusal) = self.members.admit(peer, now.mono) {
-            self.refuse(None, refusal, out);
+            return self.refuse(None, refusal, out);
+        }
+        if self.members.n_present() == 0 {
+            // This may be the first that can be met.
+            self.exchanger.hurry(now);
         }
     }
 
@@ -324,6 +328,18 @@ impl Membership {
         }
         let peer = self.members.by_id(id).map(|member| member.peer);
         out.effects.extend(peer.map(|peer| Effect::LivenessChanged { peer, liveness: to }));
+    }
+
+    /// Counts a refusal and says so.
+    pub(crate) fn refuse(&mut self, from: Option<ShortId>, refusal: Refusal, out: &mut Outbox) {
+        *self.refused.entry(refusal.reason).or_default() += 1;
+        let peer = from.and_then(|id| self.members.by_id(id)).map(|member| member.peer);
+        out.refused(peer, refusal);
+    }
+
+    /// Says no to a peer that asks too often.
+    pub(crate) fn refuse_rate(&mut self, from: ShortId, what: &str, out: &mut Outbox) {
+        self.refuse(Some(from), Reason::RateLimited.because(format!("too many {what}")), out);
     }
 
     pub(crate) fn send(&self, to: ShortId, packet: &Packet, out: &mut Outbox) {

@@ -322,7 +322,7 @@ impl Membership {
         self.set_liveness(now, id, if has_left { Liveness::Left } else { Liveness::Alive }, out);
         let dead = self.members.iter().filter(|member| member.liveness == Liveness::Dead);
         let dead: Vec<_> = dead.map(|member| member.id).collect();
-        if was_dead && dead.len() as u32 * 4 >= self.n_members() {
+        if was_dead && dead.len() * 4 >= self.members.len() {
             // So many dead and one of them back: that was a partition, and it may be over for all.
             self.exchanger.hurry(now);
             self.prober.retry_soon(now, dead, &mut self.rng);

@@ -86,11 +86,10 @@ impl Prober {
         self.pings.clear();
     }
 
-    /// Probes `id` before all others, at once.
-    pub(crate) fn hurry(&mut self, now: Now, id: ShortId) {
+    /// Probes `id` before all others.
+    pub(crate) fn prefer(&mut self, id: ShortId) {
         self.order.retain(|known| *known != id);
         self.order.push(id);
-        self.next_at = self.next_at.min(now.mono);
     }
 
     /// Tries to reach `ids` one after the other, soon.
@@ -123,7 +122,7 @@ impl Membership {
         }
         while let Some(idx) = self.prober.pings.iter().position(|ping| ping.due <= now.mono) {
             let ping = self.prober.pings.swap_remove(idx);
-            self.run_out(now, ping, out);
+            self.run_out(now, &ping, out);
         }
     }
 
@@ -171,12 +170,12 @@ impl Membership {
         }
     }
 
-    fn run_out(&mut self, now: Now, ping: Ping, out: &mut Outbox) {
-        let target = ping.target;
-        let later = |purpose, due| Ping { purpose, due, ..ping };
+    fn run_out(&mut self, now: Now, ping: &Ping, out: &mut Outbox) {
+        let Ping { number, target, .. } = *ping;
+        let later = |purpose, due| Ping { number, target, purpose, due };
         match ping.purpose {
             Purpose::Direct { end } => {
-                let asked = self.ask_helpers(ping.number, target, out);
+                let asked = self.ask_helpers(number, target, out);
                 self.prober.pings.push(later(Purpose::Indirect { asked, nacks: 0 }, end));
             }
             Purpose::Indirect { asked, nacks } => {
@@ -193,10 +192,10 @@ impl Membership {
                 let due = now.mono + self.config.probe_timeout * 2;
                 self.prober.pings.push(later(Purpose::LateCheck, due));
             }
-            Purpose::Relay { to, number } => {
-                self.send(to, &Packet { nack: Some(number), ..Packet::default() }, out);
+            Purpose::Relay { to, number: theirs } => {
+                self.send(to, &Packet { nack: Some(theirs), ..Packet::default() }, out);
                 let due = now.mono + self.config.probe_timeout;
-                self.prober.pings.push(later(Purpose::LateRelay { to, number }, due));
+                self.prober.pings.push(later(Purpose::LateRelay { to, number: theirs }, due));
             }
             Purpose::LateCheck | Purpose::LateRelay { .. } | Purpose::Retry => {}
         }

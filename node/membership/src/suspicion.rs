@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use types::{Now, Reason};
+use types::Now;
 
 use crate::charge::Accusation;
 use crate::core::{Membership, Outbox};
@@ -183,17 +183,5 @@ impl Membership {
         let further = n_accusers.saturating_sub(1).min(wanted);
         let share = ((further + 1) as f64).ln() / ((wanted + 1) as f64).ln();
         most - (most - least).mul_f64(share)
-    }
-
-    /// Counts a refusal and says so.
-    pub(crate) fn refuse(&mut self, from: Option<ShortId>, refusal: types::Refusal, out: &mut Outbox) {
-        *self.refused.entry(refusal.reason).or_default() += 1;
-        let peer = from.and_then(|id| self.members.by_id(id)).map(|member| member.peer);
-        out.refused(peer, refusal);
-    }
-
-    /// Says no to a peer that asks too often.
-    pub(crate) fn refuse_rate(&mut self, from: ShortId, what: &str, out: &mut Outbox) {
-        self.refuse(Some(from), Reason::RateLimited.because(format!("too many {what}")), out);
     }
 }

@@ -23,7 +23,7 @@ fn one(seed: u64, n_crashes: u32) -> (Vec<f64>, u32) {
     let mut mesh = mesh(seed, 100);
     let (mut delays, mut n_false) = (Vec::new(), 0);
     for _ in 0..n_crashes {
-        let victim = mesh.draw(0, 99) as usize;
+        let victim = mesh.pick(100);
         mesh.crash(victim);
         let crashed_us = mesh.now_us();
         let mut knows = [false; 100];

@@ -23,11 +23,11 @@ pub(crate) fn run(is_quick: bool, report: &mut Report) {
 
 fn one(seed: u64) -> (f64, usize, usize) {
     let mut mesh = mesh(seed, 100);
-    let salt = mesh.draw(0, 1000) as usize;
+    let salt = mesh.pick(1000);
     mesh.part(|idx| u8::from((idx * 37 + salt) % 100 < 50));
     for minute in 0..10 {
         mesh.run(60.0, |_, _| {});
-        let idx = mesh.draw(0, 99) as usize;
+        let idx = mesh.pick(100);
         match minute {
             2 | 5 | 8 => mesh.crash(idx),
             3 | 9 => drop(mesh.tell(idx, |now, sage, out| sage.input(now, Input::Leave, out))),

@@ -33,6 +33,7 @@ impl Report {
 
 /// The value that a share `p` of `sorted` does not exceed (nearest rank); 0 of nothing.
 pub(crate) fn percentile(sorted: &[f64], p: f64) -> f64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the length")]
     let rank = (p * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }

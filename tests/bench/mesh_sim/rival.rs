@@ -136,7 +136,7 @@ fn crashes(prefix: &str, config: &foca::Config, is_quick: bool, report: &mut Rep
         let mut mesh = mesh_of(seed, config);
         let mut delays = Vec::new();
         for _ in 0..per_seed {
-            let victim = mesh.draw(0, 99) as usize;
+            let victim = mesh.pick(100);
             mesh.crash(victim);
             let at_us = mesh.now_us();
             let mut knows = [false; 100];

@@ -21,7 +21,7 @@ struct Change {
 pub(crate) fn run(n: usize, is_quick: bool, report: &mut Report) {
     let seeds = if is_quick { 1..=1 } else { 1..=3 };
     let (mut delays, mut rates, mut messages, mut n_unknown) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    let measured_s = if is_quick { 60.0 } else { 180.0 };
+    let measured_s = if is_quick { 60 } else { 180 };
     for (changes, bytes_per_s, messages_per_s) in
         for_each_seed(seeds.clone(), |seed| one(seed, n, measured_s))
     {
@@ -45,26 +45,26 @@ pub(crate) fn run(n: usize, is_quick: bool, report: &mut Report) {
 }
 
 /// The changes of the measured time, and the bytes and messages per second that a node sent in it.
-fn one(seed: u64, n: usize, measured_s: f64) -> (Vec<Change>, f64, f64) {
+fn one(seed: u64, n: usize, measured_s: u64) -> (Vec<Change>, f64, f64) {
     let mut mesh = mesh(seed, n);
-    let warm_s = if n > 500 { 120.0 } else { 60.0 };
+    let warm_s = if n > 500 { 120 } else { 60 };
     churn(&mut mesh, warm_s);
     let (bytes, messages) = (mesh.sent_bytes(), mesh.sent());
     let changes = churn(&mut mesh, measured_s);
-    let rate = |count: u64| count as f64 / measured_s / n as f64;
+    let rate = |count: u64| count as f64 / measured_s as f64 / n as f64;
     (changes, rate(mesh.sent_bytes() - bytes), rate(mesh.sent() - messages))
 }
 
 /// Runs for `run_s` seconds, and says how the changes fared that had 10 s to arrive.
-fn churn(mesh: &mut Mesh<Sage>, run_s: f64) -> Vec<Change> {
+fn churn(mesh: &mut Mesh<Sage>, run_s: u64) -> Vec<Change> {
     let n = mesh.len();
-    let end_us = mesh.now_us() + (run_s * 1e6) as u64;
+    let end_us = mesh.now_us() + run_s * 1_000_000;
     let mut changes: Vec<Change> = Vec::new();
     let mut open: BTreeMap<(usize, u64), usize> = BTreeMap::new();
     let enough = (n * 99).div_ceil(100);
     while mesh.now_us() < end_us {
-        let uniform = (mesh.draw(1, 1_000_000) as f64) / 1e6;
-        let gap_s = (-uniform.ln() * CHANGE_INTERVAL_S / n as f64).min(secs(end_us - mesh.now_us()) + 1e-6);
+        let left_s = secs(end_us - mesh.now_us()) + 1e-6;
+        let gap_s = mesh.draw_wait(CHANGE_INTERVAL_S / n as f64).min(left_s);
         mesh.run(gap_s, |_, seen| {
             let Seen::Learned { at_us, about, version, .. } = seen else { return };
             let Some(change) = open.get(&(about, version)).map(|idx| &mut changes[*idx]) else { return };
@@ -74,8 +74,8 @@ fn churn(mesh: &mut Mesh<Sage>, run_s: f64) -> Vec<Change> {
                 change.known_us = Some(at_us);
             }
         });
-        let author = mesh.draw(0, n as u64 - 1) as usize;
-        let value = mesh.draw(0, 99).to_string();
+        let author = mesh.pick(n);
+        let value = mesh.pick(100).to_string();
         let at_us = mesh.now_us();
         let signed = mesh.tell(author, |now, sage, out| {
             let version = sage.core.own_record().stamp().version;
