@@ -353,3 +353,64 @@ impl Membership {
         u32::try_from(self.members.len() + 1).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::toy::{Story, peer};
+
+    #[test]
+    fn who_is_not_admitted_is_not_heard() {
+        let mut story = Story::new(3);
+        story.hears(9, &Packet { ping: Some(1), ..Packet::default() });
+        assert_eq!(story.core.refused().get(&Reason::MemberUnknown), Some(&1));
+        assert!(story.sent.iter().all(|(to, _)| *to != peer(9)));
+        story.input(Input::Removed(peer(3)));
+        assert_eq!(story.core.liveness(peer(3)), None);
+    }
+
+    #[test]
+    fn who_left_does_nothing_more() {
+        let mut story = Story::new(4);
+        story.waits(Duration::from_secs(1));
+        story.input(Input::Leave);
+        story.waits(Duration::from_secs(1));
+        assert_eq!(story.core.next_deadline(), None);
+        let said_so = |packet: &Packet| packet.deltas.iter().any(|step| step.delta.head.has_left);
+        for seed in 2..=4 {
+            assert!(story.sent.iter().any(|(to, packet)| *to == peer(seed) && said_so(packet)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_peer_that_sends_anything_stops_nothing(
+            lists in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 0..20),
+            number in any::<u32>(),
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut story = Story::new(5);
+            let mark = |(author, incarnation, version): &(u64, u64, u64)| {
+                // Some of them name real nodes.
+                let author = if author % 2 == 0 { ShortId::of(peer((author % 7) as u8)) } else { ShortId(*author) };
+                Mark { author, stamp: Stamp { incarnation: *incarnation, version: *version } }
+            };
+            let mut holds: Vec<Mark> = lists.iter().map(mark).collect();
+            holds.sort_by_key(|mark| mark.author);
+            holds.dedup_by_key(|mark| mark.author);
+            let dead = holds.iter().map(|mark| mark.author).collect();
+            let exchange = Some(crate::wire::Exchange { holds: holds.clone(), dead });
+            let ask = holds.first().map(|mark| crate::wire::Ask { number, target: mark.author });
+            let packet = Packet {
+                ping: Some(number), ack: Some(number), nack: Some(number), ask,
+                holds: holds.clone(), wants: holds, exchange, has_more: true, ..Packet::default()
+            };
+            story.hears(2, &packet);
+            story.input(Input::Received { from: peer(3), bytes: &bytes });
+            story.waits(Duration::from_secs(3));
+            prop_assert!(story.core.next_deadline().is_some_and(|due| due > story.now.mono));
+        }
+    }
+}

@@ -185,3 +185,79 @@ impl Membership {
         most - (most - least).mul_f64(share)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Stamp;
+    use crate::toy::{Story, peer};
+    use crate::wire::Exchange;
+
+    const LEAST: Duration = Duration::from_secs(3);
+
+    #[test]
+    fn a_suspect_that_answers_gets_more_time() {
+        #[track_caller]
+        fn check(answers: bool, expected: Liveness) {
+            let mut story = Story::new(9);
+            story.silent.extend((!answers).then_some(2));
+            story.hears_accusers(3, &[3, 4, 5, 6], 2);
+            story.waits(LEAST - Duration::from_millis(1));
+            assert_eq!(story.liveness(2), Some(Liveness::Suspect));
+            story.waits(Duration::from_millis(2));
+            assert_eq!(story.liveness(2), Some(expected));
+        }
+        check(false, Liveness::Dead);
+        check(true, Liveness::Suspect);
+    }
+
+    #[test]
+    fn one_accuser_is_given_six_times_as_long_as_four() {
+        let timeout = |n_accusers| Story::new(9).core.suspicion_timeout(n_accusers);
+        assert_eq!((timeout(1), timeout(4), timeout(9)), (LEAST * 6, LEAST, LEAST));
+        assert!(timeout(2) < timeout(1) && timeout(3) < timeout(2));
+    }
+
+    #[test]
+    fn the_dead_do_not_testify() {
+        let mut story = Story::new(9);
+        story.silent = vec![3];
+        story.hears_accusers(4, &[4, 5, 6, 7], 3);
+        story.waits(LEAST + Duration::from_millis(1));
+        assert_eq!(story.liveness(3), Some(Liveness::Dead));
+        story.hears_accusers(4, &[3], 2);
+        assert_eq!(story.liveness(2), Some(Liveness::Alive));
+        story.hears_accusers(4, &[5], 2);
+        assert_eq!(story.liveness(2), Some(Liveness::Suspect), "the living do");
+    }
+
+    #[test]
+    fn a_silent_suspect_is_accused_by_its_neighbours_too() {
+        let mut story = Story::new(9);
+        story.silent = vec![2];
+        story.hears_accusers(3, &[3], 2);
+        story.waits(Duration::from_secs(2));
+        let said = |packet: &Packet| {
+            packet
+                .accusations
+                .iter()
+                .any(|said| (said.accuser, said.subject) == (ShortId::of(peer(1)), ShortId::of(peer(2))))
+        };
+        assert!(story.sent.iter().any(|(to, packet)| *to == peer(4) && said(packet)));
+    }
+
+    #[test]
+    fn who_missed_a_death_is_shown_its_accusers() {
+        let mut story = Story::new(9);
+        story.silent = vec![2];
+        story.hears_accusers(3, &[3, 4, 5, 6], 2);
+        story.waits(LEAST + Duration::from_millis(1));
+        story.sent.clear();
+        let stamp = Stamp { incarnation: 1000, version: 1000 };
+        let holds = vec![Mark { author: ShortId::of(peer(2)), stamp }];
+        let exchange = Some(Exchange { holds, dead: Vec::new() });
+        story.hears(7, &Packet { exchange, ..Packet::default() });
+        let (to, reply) = story.sent.last().expect("an exchange is answered");
+        assert_eq!((*to, reply.accusations.len()), (peer(7), 4));
+    }
+}
