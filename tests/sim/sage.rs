@@ -110,10 +110,10 @@ impl Mesh<Sage> {
         (0..self.len()).filter(|idx| self.node(*idx).is_some_and(|sage| sage.next_deadline().is_some()))
     }
 
-    /// Pairs of nodes that take part of which the first does not hold the second alive.
+    /// Pairs of nodes that take part of which the first does not hold the second present.
     pub fn lost(&self) -> usize {
         let holds = |by: usize, about: usize| {
-            by == about || self.node(by).and_then(|sage| sage.thinks(about)) == Some(Liveness::Alive)
+            by == about || self.node(by).and_then(|sage| sage.thinks(about)).is_some_and(Liveness::is_present)
         };
         let all = self.part_taking();
         all.clone().map(|by| all.clone().filter(|about| !holds(by, *about)).count()).sum()

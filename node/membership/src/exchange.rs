@@ -19,7 +19,7 @@ use crate::wire::{ACCUSATIONS_MAX, DELTAS_MAX, Exchange, MARKS_MAX, Mark, Packet
 /// First interval after a start or a healed partition; each exchange doubles it up to the configured one.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Least interval for each member, so that an exchange's bytes a second stay put as the mesh grows.
-const INTERVAL_PER_MEMBER: Duration = Duration::from_millis(40);
+const INTERVAL_PER_MEMBER: Duration = Duration::from_millis(60);
 /// Least time between two exchanges that one peer is answered.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a peer that named a record may take to send it before another is asked.

@@ -198,8 +198,13 @@ fn versions(marks: &[Mark]) -> Option<wire::Versions> {
     Some(wire::Versions {
         authors: marks.iter().map(|mark| mark.author.0).collect(),
         incarnations: marks.iter().map(|mark| mark.stamp.incarnation).collect(),
-        versions: marks.iter().map(|mark| mark.stamp.version).collect(),
+        versions: marks.iter().map(|mark| relative(mark.stamp)).collect(),
     })
+}
+
+/// The version less the incarnation, modulo 2^64.
+fn relative(stamp: Stamp) -> i64 {
+    stamp.version.wrapping_sub(stamp.incarnation).cast_signed()
 }
 
 fn marks(versions: Option<wire::Versions>, len_max: usize) -> Result<Vec<Mark>, Refusal> {
@@ -214,9 +219,9 @@ fn marks(versions: Option<wire::Versions>, len_max: usize) -> Result<Vec<Mark>, 
         .authors
         .into_iter()
         .zip(stamps)
-        .map(|(author, (incarnation, version))| Mark {
+        .map(|(author, (incarnation, relative))| Mark {
             author: ShortId(author),
-            stamp: Stamp { incarnation, version },
+            stamp: Stamp { incarnation, version: incarnation.wrapping_add_signed(relative) },
         })
         .collect())
 }
@@ -242,7 +247,7 @@ mod tests {
 
     fn full(keys: &dyn Keys) -> Packet {
         let entries = vec![Entry { key: "a/b".into(), value: b"v".as_slice().into(), version: 3 }];
-        let stamp = Stamp { incarnation: 2, version: 3 };
+        let stamp = Stamp { incarnation: 9, version: 3 };
         let record = Record::sign(stamp, 1, false, entries, keys).expect("a key");
         let mark = Mark { author: ShortId(5), stamp };
         Packet {

@@ -39,8 +39,10 @@ fn one(seed: u64) -> (f64, usize, usize) {
     let mut agreed_us = None;
     for _ in 0..600 {
         mesh.run(0.1, |_, _| {});
-        let is_agreed = mesh.lost() == 0 && mesh.ghosts() == 0 && n_behind(&mesh) == 0;
-        agreed_us = if is_agreed { agreed_us.or(Some(mesh.now_us())) } else { None };
+        // Once is enough: later on a new incarnation may be on its way. What stays wrong shows in the end.
+        if agreed_us.is_none() && mesh.lost() == 0 && mesh.ghosts() == 0 && n_behind(&mesh) == 0 {
+            agreed_us = Some(mesh.now_us());
+        }
     }
     let heal_s = secs(agreed_us.unwrap_or(u64::MAX / 2) - healed_us);
     (heal_s, mesh.lost(), mesh.ghosts())
