@@ -4,10 +4,10 @@
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check test-long fuzz clean
+.PHONY: help setup test check test-long bench-mesh-sim fuzz clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the tests need and this machine lacks
 	@tests/setup.sh
@@ -23,6 +23,9 @@ check: ## Formatting, lints, and which crates may be built in
 
 test-long: setup ## Run all tests with 20,000 cases a property
 	PROPTEST_CASES=20000 cargo test --workspace --locked
+
+bench-mesh-sim: setup ## Simulate whole meshes and measure them, beside foca (ARGS=--quick for a short run)
+	cargo run --release --locked -p sagemesh-tests --bin bench-mesh-sim -- $(ARGS)
 
 fuzz: ## Fuzz each target in tests/fuzz for FUZZ_SECONDS (60)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz.sh

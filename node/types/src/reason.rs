@@ -156,6 +156,21 @@ reasons! {
     /// An operator is not known.
     OperatorUnknown = "OPERATOR_UNKNOWN", Unauthenticated,
         "register the operator with `sagemesh operator add`";
+    /// A message between mesh peers cannot be read, or says more than one may.
+    PacketMalformed = "PACKET_MALFORMED", InvalidArgument,
+        "the peer runs another version or is hostile: compare `sagemesh --version` on both sides";
+    /// A node's record is older than the one that is held, or was never signed.
+    StateStale = "STATE_STALE", FailedPrecondition,
+        "nothing if it is rare; a peer that keeps replaying old records is hostile: `sagemesh revoke` it";
+    /// An entry or a whole record of a node is too large, or its key has not the form `room/key`.
+    StateTooLarge = "STATE_TOO_LARGE", ResourceExhausted,
+        "publish less in this node's record, or under fewer and shorter keys";
+    /// The mesh has as many members as a node can follow.
+    MeshFull = "MESH_FULL", ResourceExhausted,
+        "revoke members that are gone with `sagemesh revoke`, or split the mesh";
+    /// A peer asks more often than it may.
+    RateLimited = "RATE_LIMITED", ResourceExhausted,
+        "nothing if it is rare; a peer that keeps asking is hostile or broken: restart or revoke it";
 }
 
 impl Reason {
