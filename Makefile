@@ -17,6 +17,7 @@ test: setup ## Run all tests, as CI does; as root also those that mount
 
 check: ## Formatting, lints, and which crates may be built in
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@command -v cargo-deny >/dev/null || { echo "check: installing cargo-deny"; cargo install --locked cargo-deny; }
 	cargo deny check --hide-inclusion-graph bans licenses sources

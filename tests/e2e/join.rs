@@ -249,6 +249,21 @@ fn a_false_inviter_learns_nothing() {
 }
 
 #[test]
+fn an_inviter_whose_record_comes_only_with_its_certificate_is_known_once_it_is_greeted() {
+    let mut inviter = Inviter::new();
+    let token = inviter.invite("pi");
+    let keys = fresh_keys(&KeySlot::NODE);
+    let record = inviter.mesh.record(&inviter.own).envelope().to_bytes();
+    let mut welcome = v1::JoinWelcome::decode(inviter.welcome().as_slice()).unwrap();
+    welcome.statements.retain(|statement| *statement != record);
+    let verifier = std::sync::Arc::new(SoftKeys::default());
+    let (members, _) = Newcomer::invited(&keys, &token)
+        .greet(verifier, &inviter.chain(), &CONNECTION, &welcome.encode_to_vec(), inviter.mesh.now)
+        .unwrap();
+    assert!(members.get(&inviter.own.domain).is_some());
+}
+
+#[test]
 fn clocks_a_day_apart_are_named() {
     let mut one = Inviter::new();
     let token = one.invite("pi");

@@ -351,6 +351,9 @@ impl<'a> Newcomer<'a> {
         if self.inviter.is_some() && authority != self.inviter {
             return Err(Reason::PeerMismatch.because(format!("{} is not the inviter", caller.id)));
         }
+        if let Some(record) = caller.carried {
+            members.merge(record)?;
+        }
         let request = self.request(exporter, now)?;
         Ok((members, request))
     }

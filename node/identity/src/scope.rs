@@ -106,6 +106,8 @@ impl fmt::Display for Scope {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -130,5 +132,15 @@ mod tests {
         assert!(Scope::All.covers(&Scope::All) && Scope::NONE.covers(&Scope::NONE));
         assert!(scope("svc/a,svc/b").covers(&scope("svc/a")));
         assert!(!scope("svc/a").covers(&scope("svc/b")) && !scope("svc/a").covers(&Scope::All));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_is_within_its_bounds(text in "(svc/([a-c-]{0,3}|[*]|a{60,64}),?){0,40}|.{0,40}") {
+            let Ok(scope) = text.parse::<Scope>() else { return Ok(()) };
+            let items = scope.items();
+            prop_assert!(items.len() <= SERVICES_MAX);
+            prop_assert_eq!(Scope::read(items.iter().map(String::as_str)), Ok(scope));
+        }
     }
 }

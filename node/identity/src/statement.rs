@@ -206,6 +206,36 @@ mod tests {
     use proto::identity::v1;
 
     use super::*;
+    use crate::testing::{ToyKeys, World, sealed};
+
+    fn one_of_each() -> Vec<Envelope> {
+        let mut world = World::new();
+        let root = world.members.root().clone();
+        let all = vec![
+            sealed(&root, &ToyKeys::root(1), &types::KeySlot::ROOT),
+            world.grants("s3", &[Right::Members], "svc/a,svc/b"),
+            world.joins("s1", "pi"),
+            world.hands_over("pi", "pi", "new"),
+            world.signs_operator("s1", "ada", Some(Role::View)),
+            world.signs_beacon("s1"),
+            world.revokes("s1", "pi"),
+        ];
+        let cut = world.cuts_off("s2", &[&all[2], &all[4]]);
+        all.into_iter().chain([cut]).collect()
+    }
+
+    fn written(statement: &Statement) -> Vec<u8> {
+        match statement {
+            Statement::Root(it) => it.encode(),
+            Statement::Grant(it) => it.encode(),
+            Statement::CutOff(it) => it.encode(),
+            Statement::Member(it) => it.encode(),
+            Statement::Tombstone(it) => it.encode(),
+            Statement::Handover(it) => it.encode(),
+            Statement::Operator(it) => it.encode(),
+            Statement::Beacon(it) => it.encode(),
+        }
+    }
 
     #[test]
     fn domains_are_the_messages_full_names() {
@@ -231,6 +261,22 @@ mod tests {
             ][kind];
             let envelope = Envelope { domain: domain.to_owned(), payload, signatures: Vec::new() };
             let _ = Statement::read(&envelope);
+        }
+
+        #[test]
+        fn an_altered_statement_is_refused_or_says_the_same_when_written_again(
+            kind in 0usize..8,
+            altered in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut envelope = one_of_each().swap_remove(kind);
+            for (at, byte) in altered {
+                let at = at.index(envelope.payload.len());
+                envelope.payload[at] = byte;
+            }
+            if let Ok(read) = Statement::read(&envelope) {
+                envelope.payload = written(&read);
+                prop_assert_eq!(Statement::read(&envelope), Ok(read));
+            }
         }
     }
 }

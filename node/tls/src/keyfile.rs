@@ -18,7 +18,8 @@ use types::KeySlot;
 
 use crate::random;
 
-const HEADER: &str = "# sagemesh keys v1: whoever can read this file can act in its name";
+/// The first line of every key file.
+pub const HEADER: &str = "# sagemesh keys v1: whoever can read this file can act in its name";
 /// Longest key file in bytes.
 const LEN_MAX: usize = 4096;
 
@@ -124,32 +125,51 @@ fn read(path: &Path) -> Result<Vec<(KeySlot, Secret)>, Error> {
     if !meta.is_file() || meta.size() > LEN_MAX as u64 {
         return Err(damaged(0, "not a key file"));
     }
-    // The whole capacity at once: a string that grows leaves secrets behind.
-    let mut text = Zeroizing::new(String::with_capacity(LEN_MAX + 1));
-    file.take(LEN_MAX as u64).read_to_string(&mut text).map_err(io)?;
+    // The whole capacity at once: a buffer that grows leaves secrets behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LEN_MAX + 1));
+    file.take(LEN_MAX as u64).read_to_end(&mut bytes).map_err(io)?;
+    parse(&bytes).map_err(|Damage { line, what }| damaged(line, what))
+}
+
+/// What is wrong with the bytes of a key file. No secret was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("damaged in line {line}: {what}")]
+pub struct Damage {
+    /// The line, from 1; 0 for the file as a whole.
+    pub line: usize,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+/// Reads the bytes of a key file: at least one key, and each but once.
+///
+/// # Errors
+/// Where they are torn or altered.
+pub fn parse(bytes: &[u8]) -> Result<Vec<(KeySlot, Secret)>, Damage> {
+    let damage = |line, what| Damage { line, what };
+    let text = std::str::from_utf8(bytes).map_err(|_| damage(0, "not text"))?;
     let mut lines = text.lines();
     if lines.next() != Some(HEADER) {
-        return Err(damaged(1, "the header is missing"));
+        return Err(damage(1, "the header is missing"));
     }
     if !text.ends_with('\n') {
-        return Err(damaged(text.lines().count(), "the last line is torn"));
+        return Err(damage(text.lines().count(), "the last line is torn"));
     }
     let mut secrets: Vec<(KeySlot, Secret)> = Vec::new();
     for (idx, line) in lines.enumerate() {
         let line_no = idx + 2;
-        let (name, hex) = line.split_once(' ').ok_or_else(|| damaged(line_no, "no name and secret"))?;
+        let (name, hex) = line.split_once(' ').ok_or_else(|| damage(line_no, "no name and secret"))?;
         let slot = KeySlot::ALL.into_iter().find(|slot| slot.name() == name);
-        let slot = slot.ok_or_else(|| damaged(line_no, "no key has that name"))?;
+        let slot = slot.ok_or_else(|| damage(line_no, "no key has that name"))?;
         let bytes = Zeroizing::new(HEXLOWER.decode(hex.as_bytes()).unwrap_or_default());
-        let secret =
-            bytes.as_slice().try_into().map_err(|_| damaged(line_no, "not 64 hexadecimal digits"))?;
+        let secret = bytes.as_slice().try_into().map_err(|_| damage(line_no, "not 64 hexadecimal digits"))?;
         if secrets.iter().any(|(held, _)| *held == slot) {
-            return Err(damaged(line_no, "the key is there twice"));
+            return Err(damage(line_no, "the key is there twice"));
         }
         secrets.push((slot, Secret::new(secret)));
     }
     if secrets.is_empty() {
-        return Err(damaged(0, "it holds no key"));
+        return Err(damage(0, "it holds no key"));
     }
     Ok(secrets)
 }
@@ -179,6 +199,7 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use types::key::Keys;
 
     use super::*;
@@ -248,11 +269,46 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_no_text_is_damaged_rather_than_unreadable() {
+        let dir = dir();
+        let path = dir.path().join("node.keys");
+        create(&path, &KeySlot::NODE).expect("a new file");
+        let mut bytes = fs::read(&path).expect("the file");
+        bytes[HEADER.len() + 5] = 0xff;
+        fs::write(&path, &bytes).expect("a write");
+        let err = load(&path).expect_err("a damaged file");
+        assert!(matches!(err, Error::Damaged { .. }), "{err}");
+    }
+
+    #[test]
     fn a_missing_file_or_directory_says_what_to_do() {
         let dir = dir();
         let err = load(&dir.path().join("node.keys")).expect_err("no file");
         assert!(err.to_string().contains("sagemesh init"), "{err}");
         let err = create(&dir.path().join("no/node.keys"), &KeySlot::NODE).expect_err("no directory");
         assert!(matches!(err, Error::Io { what: "write", .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn an_altered_file_is_refused_or_holds_each_key_once(
+            altered in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+            cut: prop::sample::Index,
+        ) {
+            let line = |slot: &KeySlot| format!("{} {}\n", slot.name(), "07".repeat(32));
+            let text = format!("{HEADER}\n{}", KeySlot::NODE.iter().map(line).collect::<String>());
+            let mut bytes = text.into_bytes();
+            prop_assert!(parse(&bytes[..cut.index(bytes.len())]).map_or(true, |read| read.len() < 4));
+            for (at, byte) in altered {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(read) = parse(&bytes) {
+                prop_assert!((1..=KeySlot::ALL.len()).contains(&read.len()));
+                for (n, (slot, _)) in read.iter().enumerate() {
+                    prop_assert!(read[..n].iter().all(|(other, _)| other != slot));
+                }
+            }
+        }
     }
 }

@@ -64,3 +64,19 @@ impl fmt::Debug for Digest {
         f.write_str(&self.short())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_prints_as_it_was(text in "[0-9a-f]{63,65}|[0-9a-fA-F]{64}|.{0,64}") {
+            if let Ok(digest) = text.parse::<Digest>() {
+                prop_assert_eq!(digest.to_string(), text);
+            }
+        }
+    }
+}

@@ -178,6 +178,8 @@ impl fmt::Debug for TrustDomain {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -223,5 +225,16 @@ mod tests {
         assert!(mesh.parse::<MeshName>().is_ok(), "{mesh}");
         let long = format!("{}.{}", "a".repeat(63), "b".repeat(MESH_LEN_MAX - 63));
         assert!(long.parse::<MeshName>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_prints_as_it_was(text in "[a-c0.-]{0,12}|.{0,80}|[a-z0-9.-]{50,140}") {
+            fn check<T: FromStr + fmt::Display>(text: &str) -> bool {
+                text.parse::<T>().map_or(true, |name| name.to_string() == text)
+            }
+            prop_assert!(check::<MeshName>(&text) && check::<NodeName>(&text));
+            prop_assert!(check::<ServiceName>(&text) && check::<TrustDomain>(&text));
+        }
     }
 }

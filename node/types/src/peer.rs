@@ -61,6 +61,8 @@ impl fmt::Debug for PeerId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -82,5 +84,18 @@ mod tests {
         check("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N");
         check(&"1".repeat(4000));
         check("0OIl");
+    }
+
+    proptest! {
+        #[test]
+        fn an_altered_id_is_refused_or_another(key: [u8; 32], at in 0usize..52, other in "[1-9A-Za-z]") {
+            let id = PeerId(key);
+            let mut text = id.to_string();
+            text.replace_range(at..=at, &other);
+            match text.parse::<PeerId>() {
+                Ok(read) => prop_assert_eq!(read.to_string(), text),
+                Err(_) => prop_assert_ne!(text, id.to_string()),
+            }
+        }
     }
 }

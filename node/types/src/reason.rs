@@ -179,9 +179,14 @@ impl Reason {
         Self::ALL.iter().copied().find(|reason| reason.code() == code)
     }
 
-    /// A refusal for this reason; `detail` says what was seen.
+    /// A refusal for this reason; `detail` says what was seen. Control characters are replaced: what was seen
+    /// may be hostile, and a detail is shown on terminals.
     pub fn because(self, detail: impl Into<String>) -> Refusal {
-        Refusal { reason: self, detail: detail.into() }
+        let mut detail = detail.into();
+        if detail.contains(char::is_control) {
+            detail = detail.replace(char::is_control, "\u{fffd}");
+        }
+        Refusal { reason: self, detail }
     }
 }
 
@@ -216,6 +221,13 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), Reason::ALL.len());
+    }
+
+    #[test]
+    fn a_hostile_name_in_a_detail_cannot_steer_the_terminal() {
+        let seen = "\u{1b}[2Jpi\n".parse::<crate::NodeName>().expect_err("no name");
+        let refusal = Reason::RecordInvalid.because(seen.to_string());
+        assert!(refusal.detail.starts_with("`\u{fffd}[2Jpi\u{fffd}` is not"), "{refusal}");
     }
 
     #[test]

@@ -158,6 +158,8 @@ impl SpiffeId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -187,5 +189,21 @@ mod tests {
     fn a_service_answers_to_its_name_on_the_node_and_in_the_mesh() {
         let id: SpiffeId = "spiffe://pi.home.mesh/svc/api".parse().expect("a valid id");
         assert_eq!(id.dns_names(), ["api.pi.home.mesh", "api.svc.home.mesh"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_read_prints_as_it_was(
+            text in "spiffe://[a-c.-]{0,12}/(node|svc/|operator/)[a-c./-]{0,4}|.{0,60}",
+            at in 0usize..60,
+            other: char,
+        ) {
+            let changed = text.chars().enumerate().map(|(n, c)| if n == at { other } else { c });
+            for text in [changed.collect(), text.clone()] {
+                if let Ok(id) = text.parse::<SpiffeId>() {
+                    prop_assert_eq!(id.to_string(), text);
+                }
+            }
+        }
     }
 }

@@ -101,6 +101,8 @@ impl fmt::Display for Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -114,5 +116,14 @@ mod tests {
         assert_eq!(Timestamp::from_secs(u64::MAX) + Duration::MAX, Timestamp::from_millis(u64::MAX));
         assert_eq!(Timestamp::from_secs(1) - Duration::from_secs(2), Timestamp::default());
         assert_eq!(Timestamp::from_secs(1).since(Timestamp::from_secs(2)), Duration::ZERO);
+    }
+
+    proptest! {
+        #[test]
+        fn every_moment_prints_and_no_sum_turns_back(millis: u64, by: u64) {
+            let (at, by) = (Timestamp::from_millis(millis), Duration::from_millis(by));
+            prop_assert!(!at.to_string().is_empty());
+            prop_assert!(at - by <= at && at <= at + by);
+        }
     }
 }
