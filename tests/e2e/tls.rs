@@ -218,8 +218,12 @@ async fn a_node_that_nobody_has_heard_of_brings_its_record_along() {
     let tv = net.admit("tv", "");
     let client = net.client(&tv, Pq::Require);
     net.map.send_replace(before);
-    let (_, met) = meet(&client, Expect::AnyNode, &server).await;
-    assert!(met.unwrap().caller.carried.is_some());
+    let met = meet(&client, Expect::AnyNode, &server).await.1.unwrap();
+    assert!(met.caller.carried.is_some());
+    // A change of the map that has nothing to do with it leaves the connection alone; its end does not.
+    met.recheck(Now::read(), &net.map.borrow()).unwrap();
+    net.mesh.revoke(&tv);
+    assert_eq!(met.recheck(Now::read(), &net.mesh.members).unwrap_err().reason, Reason::MemberRevoked);
 }
 
 #[tokio::test]

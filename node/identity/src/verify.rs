@@ -68,12 +68,19 @@ impl Caller {
     pub fn still_holds(&self, now: Now, members: &Members) -> Result<(), Refusal> {
         match (&self.who, &self.id) {
             (Who::Member(was), id) => {
-                if let Some(refusal) = members.refusal(&was.domain, &was.authority) {
-                    return Err(refusal);
-                }
-                let member = members.get(&was.domain).ok_or_else(|| members.why_not(&was.domain))?;
-                check_times(member, now)?;
-                svid::check_scope(member, id)
+                let check = |members: &Members| {
+                    if let Some(refusal) = members.refusal(&was.domain, &was.authority) {
+                        return Err(refusal);
+                    }
+                    let member = members.get(&was.domain).ok_or_else(|| members.why_not(&was.domain))?;
+                    check_times(member, now)?;
+                    svid::check_scope(member, id)
+                };
+                // The map may lack the record still that let the caller in.
+                check(members).or_else(|refusal| match with_record(members, self.carried.as_ref()) {
+                    Ok((after, Some(_))) => check(&after),
+                    _ => Err(refusal),
+                })
             }
             (Who::Operator(role), SpiffeId::Operator { name, .. }) => {
                 let operator = members.operators().find(|operator| operator.name == *name);
@@ -117,7 +124,7 @@ pub fn verify(chain: &[CertificateDer<'_>], now: Now, members: &Members) -> Resu
     }
 
     let carried = carried_member(&read)?;
-    let (known, news) = with_record(members, carried.as_ref())?;
+    let (known, news) = with_record(members, carried.as_ref().map(|(_, envelope)| envelope))?;
     let member = live_member(&known, &read, carried.as_ref(), now)?;
     check_leaf(leaf, &read, &member, now)?;
     Ok(Caller {
@@ -170,9 +177,9 @@ fn carried_member(leaf: &Leaf) -> Result<Option<(Arc<Member>, Envelope)>, Refusa
 /// The map as it would be had the carried record been gossiped, and the record if that makes a difference.
 fn with_record<'a>(
     members: &'a Members,
-    carried: Option<&(Arc<Member>, Envelope)>,
+    carried: Option<&Envelope>,
 ) -> Result<(Cow<'a, Members>, Option<Envelope>), Refusal> {
-    let Some((_, envelope)) = carried else { return Ok((Cow::Borrowed(members), None)) };
+    let Some(envelope) = carried else { return Ok((Cow::Borrowed(members), None)) };
     if members.item(&envelope.digest()).is_some() {
         return Ok((Cow::Borrowed(members), None));
     }
