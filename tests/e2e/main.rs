@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may fail where it stands; its modules share")]
 
 mod join;
+mod mesh;
 mod stock;
 mod tls;
+mod town;
 mod verify;
 mod world;

@@ -24,29 +24,33 @@ use crate::world::{Mesh, Node, fresh_keys};
 const H2: &[u8] = b"h2";
 
 /// A mesh whose map everybody watches.
-struct Net {
-    mesh: Mesh,
-    map: watch::Sender<Arc<Members>>,
+pub struct Net {
+    pub mesh: Mesh,
+    pub map: watch::Sender<Arc<Members>>,
 }
 
 impl Net {
-    fn new() -> Self {
-        let mesh = Mesh::found("home.mesh");
+    pub fn new() -> Self {
+        Self::of("home.mesh")
+    }
+
+    pub fn of(name: &str) -> Self {
+        let mesh = Mesh::found(name);
         let map = watch::Sender::new(Arc::new(mesh.members.clone()));
         Self { mesh, map }
     }
 
-    fn admit(&mut self, name: &str, scope: &str) -> Node {
+    pub fn admit(&mut self, name: &str, scope: &str) -> Node {
         let node = self.mesh.admit(name, scope);
         self.publish();
         node
     }
 
-    fn publish(&self) {
+    pub fn publish(&self) {
         self.map.send_replace(Arc::new(self.mesh.members.clone()));
     }
 
-    fn svids(&self, node: &Node, id: &SpiffeId) -> watch::Receiver<Arc<Svids>> {
+    pub fn svids(&self, node: &Node, id: &SpiffeId) -> watch::Receiver<Arc<Svids>> {
         let svids = Svids::issue(&*node.keys, &self.mesh.record(node), id, self.mesh.now).unwrap();
         watch::Sender::new(Arc::new(svids)).subscribe()
     }
@@ -93,15 +97,15 @@ fn refused<T>(result: Result<T, Error>, reason: Reason) {
 }
 
 /// What a stock client brings.
-struct Stock {
-    leaf: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    provider: rustls::crypto::CryptoProvider,
-    alpn: Vec<Vec<u8>>,
+pub struct Stock {
+    pub leaf: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    pub provider: rustls::crypto::CryptoProvider,
+    pub alpn: Vec<Vec<u8>>,
 }
 
 impl Stock {
-    fn of(node: &Node) -> Self {
+    pub fn of(node: &Node) -> Self {
         let secret = tls::random::secret(KeySlot::Jwt);
         let keys = SoftKeys::new([(KeySlot::Jwt, &secret)]).unwrap();
         let leaf = forge_with(node, &node.id().to_string(), &[], &[], &keys, |_| {});
@@ -111,7 +115,7 @@ impl Stock {
     }
 
     /// A client that believes everybody: what it is let in for is the server's decision.
-    fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_protocol_versions(&[&TLS13])
             .unwrap()
