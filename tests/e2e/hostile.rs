@@ -47,7 +47,7 @@ static JOIN: LazyLock<Join> = LazyLock::new(|| {
     let leaves = [Algorithm::EcdsaP256, Algorithm::MlDsa65]
         .map(|algorithm| leaf(&mesh, &pi, &pi.id(), algorithm, Some(record.envelope())));
     let (newcomer, verifier) = (fresh_keys(&KeySlot::NODE), Arc::new(SoftKeys::default()));
-    let welcome = welcome(&mesh.members, &pi.domain, mesh.now);
+    let welcome = welcome(&mesh.members, &pi.domain, mesh.now).unwrap();
     let (_, request) = Newcomer::invited(&newcomer, &token)
         .greet(verifier, &leaves[1..], &CONNECTION, &welcome, mesh.now)
         .unwrap();

@@ -4,8 +4,10 @@
 
 mod hostile;
 mod join;
+mod mesh;
 mod reference;
 mod stock;
 mod tls;
+mod town;
 mod verify;
 mod world;

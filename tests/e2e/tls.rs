@@ -25,29 +25,33 @@ use crate::world::{Mesh, Node};
 const H2: &[u8] = b"h2";
 
 /// A mesh whose map everybody watches.
-struct Net {
-    mesh: Mesh,
-    map: watch::Sender<Arc<Members>>,
+pub struct Net {
+    pub mesh: Mesh,
+    pub map: watch::Sender<Arc<Members>>,
 }
 
 impl Net {
-    fn new() -> Self {
-        let mesh = Mesh::found("home.mesh");
+    pub fn new() -> Self {
+        Self::of("home.mesh")
+    }
+
+    pub fn of(name: &str) -> Self {
+        let mesh = Mesh::found(name);
         let map = watch::Sender::new(Arc::new(mesh.members.clone()));
         Self { mesh, map }
     }
 
-    fn admit(&mut self, name: &str, scope: &str) -> Node {
+    pub fn admit(&mut self, name: &str, scope: &str) -> Node {
         let node = self.mesh.admit(name, scope);
         self.publish();
         node
     }
 
-    fn publish(&self) {
+    pub fn publish(&self) {
         self.map.send_replace(Arc::new(self.mesh.members.clone()));
     }
 
-    fn svids(&self, node: &Node, id: &SpiffeId) -> watch::Receiver<Arc<Svids>> {
+    pub fn svids(&self, node: &Node, id: &SpiffeId) -> watch::Receiver<Arc<Svids>> {
         let svids = Svids::issue(&*node.keys, &self.mesh.record(node), id, self.mesh.now).unwrap();
         watch::Sender::new(Arc::new(svids)).subscribe()
     }
@@ -94,16 +98,16 @@ fn refused<T>(result: Result<T, Error>, reason: Reason) {
 }
 
 /// What a stock client brings.
-struct Stock {
-    leaf: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    provider: rustls::crypto::CryptoProvider,
-    alpn: Vec<Vec<u8>>,
-    schemes: Vec<SignatureScheme>,
+pub struct Stock {
+    pub leaf: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    pub provider: rustls::crypto::CryptoProvider,
+    pub alpn: Vec<Vec<u8>>,
+    pub schemes: Vec<SignatureScheme>,
 }
 
 impl Stock {
-    fn of(node: &Node) -> Self {
+    pub fn of(node: &Node) -> Self {
         let secret = tls::random::secret(KeySlot::Jwt);
         let keys = SoftKeys::new([(KeySlot::Jwt, &secret)]).unwrap();
         let leaf = forge_with(node, &node.id().to_string(), &[], &[], &keys, |_| {});
@@ -124,7 +128,7 @@ impl Stock {
     }
 
     /// A client that believes everybody: what it is let in for is the server's decision.
-    fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let builder = ClientConfig::builder_with_provider(Arc::new(self.provider.clone()))
             .with_protocol_versions(&[&TLS13])
             .unwrap()
@@ -234,8 +238,12 @@ async fn a_node_that_nobody_has_heard_of_brings_its_record_along() {
     let tv = net.admit("tv", "");
     let client = net.client(&tv, Pq::Require);
     net.map.send_replace(before);
-    let (_, met) = meet(&client, Expect::AnyNode, &server).await;
-    assert!(met.unwrap().caller.carried.is_some());
+    let met = meet(&client, Expect::AnyNode, &server).await.1.unwrap();
+    assert!(met.caller.carried.is_some());
+    // A change of the map that has nothing to do with it leaves the connection alone; its end does not.
+    met.recheck(Now::read(), &net.map.borrow()).unwrap();
+    net.mesh.revoke(&tv);
+    assert_eq!(met.recheck(Now::read(), &net.mesh.members).unwrap_err().reason, Reason::MemberRevoked);
 }
 
 #[tokio::test]

@@ -126,6 +126,9 @@ reasons! {
     /// The peer is not the one that was dialled.
     PeerMismatch = "PEER_MISMATCH", Unauthenticated,
         "the address belongs to another node now: correct the seed, or wait for gossip";
+    /// Who presents itself on a node link is a service or an operator.
+    NotANode = "NOT_A_NODE", PermissionDenied,
+        "only nodes link up at this port: services connect to 7450, operators to 7443";
     /// The connection is not post-quantum where it must be.
     PqRequired = "PQ_REQUIRED", FailedPrecondition,
         "use a peer that offers X25519MLKEM768 and ML-DSA-65, or set pq = \"prefer\"";

@@ -51,7 +51,7 @@ static WORLD: OnceLock<World> = OnceLock::new();
 fn world() -> World {
     let mesh = Mesh::found();
     let (pi, own) = (mesh::domain("pi"), Lenient::new(14, &KeySlot::NODE));
-    let welcome = join::welcome(&mesh.members, &pi, mesh::dawn());
+    let welcome = join::welcome(&mesh.members, &pi, mesh::dawn()).expect("a short welcome");
     let keys = NodeKeys::of(&own).expect("every slot");
     let node = "web".parse().expect("a name");
     World {

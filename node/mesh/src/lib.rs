@@ -1,0 +1,36 @@
+//! Links between nodes, and the streams over them: libp2p over TCP and yamux, secured by our own mTLS.
+//!
+//! A link is a connection whose peer is a member, seen post-quantum. The room dials, accepts, keeps one link a
+//! peer, and closes it at once when the peer no longer counts. Other rooms ask a [`Handle`] to open and
+//! accept streams by protocol. It knows nothing of what they carry, does not judge who is alive
+//! (`membership`), finds no addresses by itself, and keeps no member map: carried records go to the owner. It
+//! alone uses libp2p.
+
+pub mod config;
+pub mod error;
+pub mod metrics;
+
+mod address;
+mod muxer;
+mod socket;
+mod transport;
+
+pub mod link;
+mod negotiation;
+pub mod protocol;
+pub mod stream;
+mod swarm;
+
+mod dialer;
+pub mod handle;
+pub mod room;
+
+pub use config::Config;
+pub use error::Error;
+pub use handle::Handle;
+pub use link::{Direction, Link, Snapshot};
+pub use metrics::Count;
+pub use protocol::{Incoming, Limits, Protocol};
+pub use room::{Event, Events, Mesh};
+pub use stream::Stream;
+pub use transport::ALPN;
