@@ -194,8 +194,13 @@ mod field {
         digest(bytes, "the signer").map(SignerId)
     }
 
-    pub(super) const fn at(secs: u64) -> Timestamp {
-        Timestamp::from_secs(secs)
+    /// Beyond the year 9999 certificates end (RFC 5280 §4.1.2.5), and seconds do not fit milliseconds for ever.
+    pub(super) fn at(secs: u64) -> Result<Timestamp, Refusal> {
+        const YEAR_9999_S: u64 = 253_402_300_799;
+        if secs > YEAR_9999_S {
+            return Err(invalid("a time lies beyond the year 9999"));
+        }
+        Ok(Timestamp::from_secs(secs))
     }
 }
 
@@ -247,6 +252,23 @@ mod tests {
         assert_eq!(Handover::DOMAIN, v1::Handover::full_name());
         assert_eq!(Operator::DOMAIN, v1::OperatorRecord::full_name());
         assert_eq!(Beacon::DOMAIN, v1::Beacon::full_name());
+    }
+
+    /// Found by fuzzing: such a time was read as another.
+    #[test]
+    fn a_time_beyond_the_year_9999_is_refused() {
+        let key = [0; 32].to_vec();
+        let mut wire = v1::Tombstone {
+            mesh: "home.mesh".to_owned(),
+            keys: vec![key.clone(), key.clone()],
+            node: "pi".to_owned(),
+            signer: key,
+            issued_at_s: 253_402_300_799,
+            ..v1::Tombstone::default()
+        };
+        assert!(Tombstone::read(&wire).is_ok());
+        wire.issued_at_s += 1;
+        assert!(Tombstone::read(&wire).is_err());
     }
 
     proptest! {

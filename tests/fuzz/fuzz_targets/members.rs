@@ -13,7 +13,7 @@ use identity::author::NodeKeys;
 use identity::keyset::{AuthorityId, SignerId};
 use identity::members::REJOIN_MAX;
 use identity::statement::{
-    Beacon, CutOff, Grant, Handover, Kind, Member, Operator, Right, Role, Root, Statement, Tombstone,
+    Beacon, Company, CutOff, Grant, Handover, Kind, Member, Operator, Right, Role, Root, Statement, Tombstone,
 };
 use identity::{KeySet, Members, Merged};
 use sagemesh_fuzz::edit::{Edit, edited};
@@ -294,7 +294,10 @@ impl Step {
             Self::Root { generation, keys, next } => {
                 let (generation, next_keys) = (u32::from(*generation % 5), root(*next).digest());
                 let keys = root(*keys);
-                seal(&Root { mesh, generation, keys, next_keys, issued_at: dawn }, KeySlot::ROOT)
+                seal(
+                    &Root { mesh, generation, keys, next_keys, issued_at: dawn, company: Company::default() },
+                    KeySlot::ROOT,
+                )
             }
             Self::Grant { signer, rights, scope, epoch, root } => {
                 let rights = Right::ALL.into_iter().enumerate().filter(|(n, _)| rights & (1 << n) != 0);

@@ -155,7 +155,7 @@ pub fn check_caller(caller: &Caller, members: &Members) {
             assert_eq!(members.get(&member.domain), Some(member), "the record that counts");
             svid::check_scope(member, &caller.id).expect("in scope");
         }
-        Who::Operator(role) => {
+        Who::Operator { role, .. } => {
             let is_named =
                 |it: &&Operator| caller.id.to_string().ends_with(&format!("/operator/{}", it.name));
             let operator = members.operators().find(is_named).expect("the map knows it");

@@ -74,9 +74,9 @@ impl Member {
             jwt: jwt.collect::<Result<_, _>>()?,
             scope: scope.map_err(|err| field::invalid(err.to_string()))?,
             epoch: wire.epoch,
-            bound_at: field::at(wire.bound_at_s),
-            issued_at: field::at(wire.issued_at_s),
-            not_after: field::at(wire.not_after_s),
+            bound_at: field::at(wire.bound_at_s)?,
+            issued_at: field::at(wire.issued_at_s)?,
+            not_after: field::at(wire.not_after_s)?,
             signer: field::signer(&wire.signer)?,
             serial: wire.serial,
         };
@@ -164,7 +164,7 @@ impl Tombstone {
             keys: [field::digest(classical, "a key")?, field::digest(post_quantum, "a key")?],
             node: field::name(&wire.node)?,
             note: wire.note.clone(),
-            issued_at: field::at(wire.issued_at_s),
+            issued_at: field::at(wire.issued_at_s)?,
             signer: field::signer(&wire.signer)?,
             serial: wire.serial,
         })
@@ -212,7 +212,7 @@ impl Handover {
             domain: TrustDomain::new(field::name(&wire.node)?, field::name(&wire.mesh)?),
             old: KeySet::read(Algorithm::EcdsaP256, &wire.old_p256, &wire.old_ml_dsa_65)?,
             new: AuthorityId(field::digest(&wire.authority, "the new authority")?),
-            issued_at: field::at(wire.issued_at_s),
+            issued_at: field::at(wire.issued_at_s)?,
         })
     }
 }

@@ -58,7 +58,7 @@ impl Root {
             generation: wire.generation,
             keys: KeySet::read(Algorithm::Ed25519, &wire.ed25519, &wire.ml_dsa_65)?,
             next_keys: field::digest(&wire.next_keys, "the digest of the next keys")?,
-            issued_at: field::at(wire.issued_at_s),
+            issued_at: field::at(wire.issued_at_s)?,
             company: Company {
                 granted: set(&wire.granted)?,
                 cut_off: set(&wire.cut_off)?,
@@ -159,7 +159,7 @@ impl Grant {
             rights: wire.rights.iter().map(|number| Right::read(*number)).collect::<Result<_, _>>()?,
             scope: scope.map_err(|err| field::invalid(err.to_string()))?,
             epoch: wire.epoch,
-            issued_at: field::at(wire.issued_at_s),
+            issued_at: field::at(wire.issued_at_s)?,
             root: field::signer(&wire.root)?,
         })
     }
@@ -212,7 +212,7 @@ impl CutOff {
             signer: field::signer(&wire.signer)?,
             keep: keep.collect::<Result<_, _>>()?,
             epoch: wire.epoch,
-            issued_at: field::at(wire.issued_at_s),
+            issued_at: field::at(wire.issued_at_s)?,
             root: field::signer(&wire.root)?,
         })
     }

@@ -72,8 +72,8 @@ impl Operator {
             role: Role::read(wire.role)?,
             key: key.map_err(|err| field::invalid(err.to_string()))?,
             epoch: wire.epoch,
-            issued_at: field::at(wire.issued_at_s),
-            not_after: field::at(wire.not_after_s),
+            issued_at: field::at(wire.issued_at_s)?,
+            not_after: field::at(wire.not_after_s)?,
             signer: field::signer(&wire.signer)?,
             serial: wire.serial,
         })
@@ -124,7 +124,7 @@ impl Beacon {
             serial: wire.serial,
             merkle_root: field::digest(&wire.merkle_root, "the Merkle root")?,
             n_leaves: wire.n_leaves,
-            issued_at: field::at(wire.issued_at_s),
+            issued_at: field::at(wire.issued_at_s)?,
         })
     }
 }
