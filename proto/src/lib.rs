@@ -8,5 +8,9 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/all.rs"));
 }
 
+/// All `.proto` files compiled, as an encoded `google.protobuf.FileDescriptorSet`: for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 pub use generated::sagemesh::*;
+pub use generated::{google, grpc};
 pub use prost::{DecodeError, Message, Name};

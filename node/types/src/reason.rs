@@ -174,6 +174,60 @@ reasons! {
     /// A peer asks more often than it may.
     RateLimited = "RATE_LIMITED", ResourceExhausted,
         "nothing if it is rare; a peer that keeps asking is hostile or broken: restart or revoke it";
+    /// The process that calls is mapped to no service.
+    CallerUnmapped = "CALLER_UNMAPPED", Unauthenticated,
+        "declare a service whose selectors match the process; the message names one that would";
+    /// The socket that calls was closing, or who owns it could not be told.
+    CallerGone = "CALLER_GONE", Unauthenticated,
+        "call again, and keep the connection open until the answer has come";
+    /// The caller is in another network namespace, where sockets cannot be attributed.
+    CallerElsewhere = "CALLER_ELSEWHERE", Unauthenticated,
+        "connect to the node's Unix socket instead, which works from any namespace";
+    /// The caller's role, or its being no operator, does not allow the call.
+    RoleRequired = "ROLE_REQUIRED", PermissionDenied,
+        "have an admin give the role with `sagemesh operator add NAME --role ROLE`";
+    /// The serving node's policy does not allow the caller.
+    PolicyDenied = "POLICY_DENIED", PermissionDenied,
+        "add the caller to `allow` of the service in the serving node's configuration, and reload it";
+    /// No node offers the service.
+    ServiceUnknown = "SERVICE_UNKNOWN", NotFound,
+        "check the name with `sagemesh services`; declare the service on the node where it runs";
+    /// The service is offered, and no endpoint of it can take calls now.
+    NoEndpoint = "NO_ENDPOINT", Unavailable,
+        "`sagemesh why SERVICE` says which layer fails on each node";
+    /// The service's health check fails.
+    ServiceUnhealthy = "SERVICE_UNHEALTHY", Unavailable,
+        "look at the service itself: it listens, and its health check fails";
+    /// The port of a service belongs to a process that its selectors do not match.
+    ListenerForeign = "LISTENER_FOREIGN", FailedPrecondition,
+        "stop the process that holds the port, or correct the service's selectors";
+    /// The endpoint could not be connected to; nothing was sent.
+    EndpointUnreachable = "ENDPOINT_UNREACHABLE", Unavailable,
+        "check that the serving node runs and that its inbound port can be reached";
+    /// The connection broke after the request had been sent, so that it may have been carried out.
+    CallLost = "CALL_LOST", Unavailable,
+        "repeat the call if it may be carried out twice";
+    /// The call's deadline passed.
+    DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded,
+        "give the call more time, or look for the slow endpoint with `sagemesh why SERVICE`";
+    /// What calls is not HTTP/2 as gRPC speaks it, or breaks its rules.
+    RequestMalformed = "REQUEST_MALFORMED", InvalidArgument,
+        "call with a gRPC client; the message names the rule";
+    /// A bound of this node was reached.
+    Overloaded = "OVERLOADED", ResourceExhausted,
+        "call less often, or raise the bound that the message names";
+    /// The node is shutting down, or not ready yet.
+    NotServing = "NOT_SERVING", Unavailable,
+        "call again; if it lasts, look at `sagemesh status` on that node";
+    /// Another process or configuration holds the name of the service on this node.
+    ServiceTaken = "SERVICE_TAKEN", AlreadyExists,
+        "choose another name, or remove the other with `sagemesh service remove NAME`";
+    /// There is no such registration, or its lease has ended.
+    LeaseUnknown = "LEASE_UNKNOWN", NotFound,
+        "register the service again";
+    /// The configuration is refused; the one in effect stays.
+    ConfigInvalid = "CONFIG_INVALID", InvalidArgument,
+        "correct the file where the message says and reload";
 }
 
 impl Reason {

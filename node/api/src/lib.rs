@@ -1,0 +1,1 @@
+//! What operators and workloads ask of a node, by gRPC.

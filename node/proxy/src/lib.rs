@@ -1,0 +1,1 @@
+//! Carries calls between services over mutual TLS.
