@@ -53,7 +53,7 @@ static JOIN: LazyLock<Join> = LazyLock::new(|| {
         .unwrap();
     let record: Result<Envelope, _> =
         invitations.redeem(&mesh.members, &mesh.signer, &CONNECTION, &request, mesh.now);
-    let reply = reply(&Ok(record.unwrap()));
+    let reply = reply(&Ok(record.unwrap()), 7400);
     Join { mesh, invitation, newcomer, token, leaves, welcome, request, reply }
 });
 

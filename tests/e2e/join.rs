@@ -90,7 +90,7 @@ fn an_invited_machine_becomes_a_member_that_everybody_believes() {
     let newcomer = Newcomer::invited(&keys, &token);
     let (mut members, request) = greet(&newcomer, &one).unwrap();
     let record = one.answer(&request).unwrap();
-    let member = newcomer.settle(&mut members, &reply(&Ok(record))).unwrap();
+    let member = newcomer.settle(&mut members, &reply(&Ok(record), 7400)).unwrap();
     assert_eq!((member.node().as_str(), member.scope.to_string().as_str()), ("pi", "svc/api"));
     let pi = Node { domain: token.domain.clone(), keys: std::sync::Arc::new(keys) };
     let chain = [leaf(&one.mesh, &pi, &pi.service("api"), Algorithm::MlDsa65, None)];
@@ -108,7 +108,7 @@ fn a_mesh_whose_root_was_replaced_admits_by_its_first_one() {
     let newcomer = Newcomer::invited(&keys, &token);
     let (mut members, request) = greet(&newcomer, &one).unwrap();
     let record = one.answer(&request).unwrap();
-    newcomer.settle(&mut members, &reply(&Ok(record))).unwrap();
+    newcomer.settle(&mut members, &reply(&Ok(record), 7400)).unwrap();
     assert_eq!(members.root().generation, 3);
 }
 
@@ -289,7 +289,7 @@ fn a_node_back_from_a_long_sleep_is_renewed_unless_it_was_revoked() {
     let newcomer = Newcomer::renewing(&*pi.keys, pi.domain.clone(), root);
     let (mut members, request) = greet(&newcomer, &one).unwrap();
     let record = one.answer(&request).unwrap();
-    let member = newcomer.settle(&mut members, &reply(&Ok(record))).unwrap();
+    let member = newcomer.settle(&mut members, &reply(&Ok(record), 7400)).unwrap();
     assert!(member.not_after > one.mesh.now.wall && member.scope.to_string() == "svc/api");
 
     let stranger = fresh_keys(&KeySlot::NODE);
@@ -317,7 +317,7 @@ fn a_refusal_reaches_the_newcomer_as_it_was_given() {
     let keys = fresh_keys(&KeySlot::NODE);
     let newcomer = Newcomer::invited(&keys, &token);
     let (mut members, _) = greet(&newcomer, &one).unwrap();
-    let told = reply(&Err(Reason::TokenExpired.because("the invitation of `pi` ended")));
+    let told = reply(&Err(Reason::TokenExpired.because("the invitation of `pi` ended")), 7400);
     refused(newcomer.settle(&mut members, &told), Reason::TokenExpired);
     refused(newcomer.settle(&mut members, &[0xff; 9]), Reason::EnvelopeMalformed);
 }

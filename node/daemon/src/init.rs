@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 use identity::author::{self, NodeKeys};
+use identity::join::Invitations;
 use identity::statement::Right;
 use identity::{KeySet, Members, Scope, SoftKeys};
 use store::Handle;
@@ -30,12 +31,7 @@ pub async fn init(
     if let Some(known) = state::load(dir, store).await? {
         bail!("this node is `{}` already: choose another state directory with --state", known.own);
     }
-    // From here on keys are there that belong to no mesh; the mark tells them from those of a lost database.
-    let mark = state::path(dir, state::FOUNDING);
-    match keyfile::write_new(&mark, b"") {
-        Err(keyfile::Error::Exists(_)) | Ok(()) => {}
-        Err(err) => return Err(err.into()),
-    }
+    mark(dir)?;
     let keys = |file: &str, slots: &[KeySlot]| create_or_load(&state::path(dir, file), slots);
     let root = keys(state::ROOT_KEYS, &KeySlot::ROOT)?;
     let next_root = keys(state::NEXT_ROOT_KEYS, &KeySlot::ROOT)?;
@@ -55,12 +51,27 @@ pub async fn init(
 
     let own = TrustDomain::new(name, mesh);
     state::found(store, &members, &own).await?;
-    std::fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))?;
-    Ok(Known { members, own, keys: Arc::new(node), signer: Some(signer), lost: Vec::new() })
+    unmark(dir)?;
+    let invitations = Invitations::default();
+    Ok(Known { members, own, keys: Arc::new(node), signer: Some(signer), invitations, lost: Vec::new() })
+}
+
+/// From here on keys are there that belong to no mesh; the mark tells them from those of a lost database.
+pub(crate) fn mark(dir: &Path) -> Result<(), keyfile::Error> {
+    match keyfile::write_new(&state::path(dir, state::FOUNDING), b"") {
+        Err(keyfile::Error::Exists(_)) | Ok(()) => Ok(()),
+        Err(err) => Err(err),
+    }
+}
+
+/// The database holds the mesh of the keys now.
+pub(crate) fn unmark(dir: &Path) -> anyhow::Result<()> {
+    let mark = state::path(dir, state::FOUNDING);
+    std::fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))
 }
 
 /// Keys of an interrupted run belong to no mesh yet, so they can be used.
-fn create_or_load(path: &Path, slots: &[KeySlot]) -> Result<SoftKeys, keyfile::Error> {
+pub(crate) fn create_or_load(path: &Path, slots: &[KeySlot]) -> Result<SoftKeys, keyfile::Error> {
     match keyfile::create(path, slots) {
         Err(keyfile::Error::Exists(_)) => keyfile::load(path),
         other => other,

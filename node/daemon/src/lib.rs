@@ -7,7 +7,11 @@ pub mod cli;
 pub mod config;
 pub mod exit;
 
+pub mod addresses;
+pub mod keeper;
+pub mod readiness;
 pub mod state;
 
 pub mod init;
+pub mod join;
 pub mod status;

@@ -1,15 +1,20 @@
 //! The state directory: key files and the database, and what is read from them at every start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 
-use identity::{Members, SoftKeys};
+use identity::join::{Invitation, Invitations};
+use identity::statement::Signed;
+use identity::{AuthorityId, Members, SoftKeys};
 use store::{Change, Durability, Handle, Room, Store};
 use tls::keyfile;
 use types::key::Keys;
 use types::{Digest, Envelope, Reason, Refusal, TrustDomain};
+
+use crate::addresses;
 
 /// The node's own keys.
 pub const NODE_KEYS: &str = "node.keys";
@@ -28,6 +33,8 @@ const DATABASE: &str = "store.db";
 /// What the database keeps of identity: statements by their digest, and who we are.
 pub const ROOM: Room = Room { name: "identity", migrations: &[] };
 const STATEMENT: &[u8] = b"statement/";
+const INVITATION: &[u8] = b"invitation/";
+const VERIFIED: &[u8] = b"verified/";
 const FINGERPRINT: &[u8] = b"fingerprint";
 const OWN_DOMAIN: &[u8] = b"own";
 
@@ -78,6 +85,8 @@ pub struct Known {
     pub keys: Arc<SoftKeys>,
     /// The keys of a signer, if it is one.
     pub signer: Option<SoftKeys>,
+    /// Invitations that it made.
+    pub invitations: Invitations,
     /// Why kept statements no longer hold.
     pub lost: Vec<Refusal>,
 }
@@ -87,7 +96,7 @@ pub struct Known {
 /// # Errors
 /// What [`Store::open`] says.
 pub fn open(config: &store::Config) -> Result<Store, store::Error> {
-    Store::open(config, &[ROOM])
+    Store::open(config, &[ROOM, addresses::ROOM])
 }
 
 /// Reads what is known; `None` if the node belongs to no mesh yet.
@@ -115,13 +124,20 @@ pub async fn load(dir: &Path, store: &Handle) -> anyhow::Result<Option<Known>> {
     // Beyond its signer's rights is what a later grant ended; anything else was altered.
     let lost = results.into_iter().filter_map(|(_, result)| result.err());
     let lost = lost.filter(|refusal| refusal.reason != Reason::BeyondRights).collect();
+    for (key, _) in store.scan(ROOM.name, VERIFIED).await? {
+        let authority = Digest::from_slice(&key[VERIFIED.len()..]).context("a verified peer is damaged")?;
+        members.mark_verified(AuthorityId(authority));
+    }
+    let kept = store.scan(ROOM.name, INVITATION).await?;
+    let invitations = kept.iter().map(|(_, bytes)| Invitation::from_bytes(bytes, own.mesh()));
+    let invitations = Invitations::restore(invitations.collect::<Result<Vec<_>, _>>().map_err(damaged)?);
     let keys = Arc::new(keyfile::load(&path(dir, NODE_KEYS))?);
     let signer = match keyfile::load(&path(dir, SIGNER_KEYS)) {
         Ok(keys) => Some(keys),
         Err(keyfile::Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
         Err(err) => return Err(err.into()),
     };
-    Ok(Some(Known { members, own, keys, signer, lost }))
+    Ok(Some(Known { members, own, keys, signer, invitations, lost }))
 }
 
 /// What the mesh would call a refusal is damage here: we wrote it ourselves.
@@ -138,13 +154,40 @@ pub async fn found(store: &Handle, members: &Members, own: &TrustDomain) -> anyh
     if store.get(ROOM.name, FINGERPRINT).await?.is_some() {
         bail!("this node belongs to a mesh already: `sagemesh status` shows which");
     }
-    let put = |key: Vec<u8>, value: Vec<u8>| Change::Put { room: ROOM.name, key, value };
-    let mut changes: Vec<_> = members
-        .items()
-        .map(|signed| put([STATEMENT, signed.digest.as_bytes()].concat(), signed.envelope.to_bytes()))
-        .collect();
+    let mut changes: Vec<_> = members.items().map(|signed| put_statement(signed)).collect();
     changes.push(put(OWN_DOMAIN.to_vec(), own.to_string().into_bytes()));
     changes.push(put(FINGERPRINT.to_vec(), members.fingerprint().as_bytes().to_vec()));
     store.commit(Durability::Durable, changes, Vec::new()).await?;
     Ok(())
+}
+
+const fn put(key: Vec<u8>, value: Vec<u8>) -> Change {
+    Change::Put { room: ROOM.name, key, value }
+}
+
+/// Keeps a statement.
+pub(crate) fn put_statement(signed: &Signed) -> Change {
+    put([STATEMENT, signed.digest.as_bytes()].concat(), signed.envelope.to_bytes())
+}
+
+/// Drops a statement.
+pub(crate) fn delete_statement(digest: &Digest) -> Change {
+    Change::Delete { room: ROOM.name, key: [STATEMENT, digest.as_bytes()].concat() }
+}
+
+/// Keeps that a peer was verified.
+pub(crate) fn put_verified(authority: AuthorityId) -> Change {
+    put([VERIFIED, authority.0.as_bytes()].concat(), Vec::new())
+}
+
+/// Keeps invitations as they are now and drops those that are gone.
+pub(crate) fn changed_invitations(before: &Invitations, now: &Invitations) -> Vec<Change> {
+    let key = |it: &Invitation| [INVITATION, &it.id()].concat();
+    let held: BTreeSet<_> = now.iter().map(key).collect();
+    let gone = before.iter().map(key).filter(|key| !held.contains(key));
+    let dropped = gone.map(|key| Change::Delete { room: ROOM.name, key });
+    let known: BTreeMap<_, _> = before.iter().map(|it| (it.id(), it.redeemed_by)).collect();
+    let is_new = |it: &&Invitation| known.get(&it.id()) != Some(&it.redeemed_by);
+    let added = now.iter().filter(is_new).map(|it| put(key(it), it.to_bytes()));
+    dropped.chain(added).collect()
 }

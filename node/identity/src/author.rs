@@ -355,6 +355,13 @@ impl Members {
         seal::<Beacon>(&beacon, keys, &slots)
     }
 
+    /// How old the newest beacon of the signer at hand is; as old as can be without one.
+    pub fn beacon_age(&self, keys: &dyn Keys, now: Now) -> Duration {
+        let own = self.own_signer(keys).ok().map(|(signer, ..)| signer);
+        let newest = self.beacons().find(|beacon| Some(beacon.signer) == own);
+        newest.map_or(Duration::MAX, |beacon| now.wall.since(beacon.issued_at))
+    }
+
     /// Compares what is known of a signer's statements with its newest beacon; `None` without one.
     pub fn audit(&self, signer: SignerId) -> Option<Audit> {
         let beacon = self.beacons().find(|beacon| beacon.signer == signer)?;

@@ -15,7 +15,7 @@ use proto::identity::v1;
 use rustls_pki_types::CertificateDer;
 
 use types::key::{Algorithm, KeySlot, Keys, PublicKey};
-use types::{Digest, Envelope, Now, PeerId, Reason, Refusal, Timestamp, TrustDomain};
+use types::{Digest, Envelope, MeshName, Now, PeerId, Reason, Refusal, Timestamp, TrustDomain};
 
 use crate::author::{MEMBER_RENEW_AFTER, NodeKeys};
 use crate::keyset::{AuthorityId, KeySet};
@@ -58,6 +58,45 @@ pub struct Invitation {
     pub not_after: Timestamp,
     /// The authority of the one who redeemed it.
     pub redeemed_by: Option<AuthorityId>,
+}
+
+impl Invitation {
+    /// Names it without giving its secret away.
+    pub fn id(&self) -> [u8; 16] {
+        invitation_id(&self.secret)
+    }
+
+    /// As the inviter keeps it. Holds the secret: for a file that nobody else reads.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        v1::KeptInvitation {
+            secret: self.secret.expose().to_vec(),
+            node: self.domain.node().to_string(),
+            scope: self.scope.items(),
+            not_after_s: self.not_after.as_secs(),
+            redeemed_by: self.redeemed_by.map(|by| by.0.0.to_vec()).unwrap_or_default(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads what was kept by a node of `mesh`.
+    ///
+    /// # Errors
+    /// [`Reason::TokenMalformed`].
+    pub fn from_bytes(bytes: &[u8], mesh: &MeshName) -> Result<Self, Refusal> {
+        let malformed = || Reason::TokenMalformed.because("an invitation that was kept cannot be read");
+        let wire = v1::KeptInvitation::decode(bytes).map_err(|_| malformed())?;
+        let redeemed_by = match &wire.redeemed_by[..] {
+            [] => None,
+            digest => Some(AuthorityId(Digest::from_slice(digest).ok_or_else(malformed)?)),
+        };
+        Ok(Self {
+            secret: Secret::new(wire.secret.try_into().map_err(|_| malformed())?),
+            domain: TrustDomain::new(wire.node.parse().map_err(|_| malformed())?, mesh.clone()),
+            scope: Scope::read(wire.scope.iter().map(String::as_str)).map_err(|_| malformed())?,
+            not_after: Timestamp::from_secs(wire.not_after_s),
+            redeemed_by,
+        })
+    }
 }
 
 /// The invitations of one signer.
@@ -243,16 +282,26 @@ pub fn welcome(members: &Members, own: &TrustDomain, now: Now) -> Result<Vec<u8>
 }
 
 /// The reply that carries a record or a refusal.
-pub fn reply(result: &Result<Envelope, Refusal>) -> Vec<u8> {
+pub fn reply(result: &Result<Envelope, Refusal>, mesh_port: u16) -> Vec<u8> {
     match result {
-        Ok(record) => v1::JoinReply { record: record.to_bytes(), ..v1::JoinReply::default() },
+        Ok(record) => v1::JoinReply {
+            record: record.to_bytes(),
+            mesh_port: mesh_port.into(),
+            ..v1::JoinReply::default()
+        },
         Err(refusal) => v1::JoinReply {
-            record: Vec::new(),
             reason: refusal.reason.code().to_owned(),
             detail: refusal.detail.clone(),
+            ..v1::JoinReply::default()
         },
     }
     .encode_to_vec()
+}
+
+/// Where the inviter links up with nodes, as its [`reply`] says.
+pub fn mesh_port(reply: &[u8]) -> Option<u16> {
+    let port = v1::JoinReply::decode(reply).ok()?.mesh_port;
+    u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
 /// What a newcomer claims, once every named key has signed it on this connection.

@@ -21,6 +21,7 @@ pub mod svid;
 pub mod verify;
 
 pub mod join;
+pub mod sync;
 pub mod token;
 
 #[cfg(test)]

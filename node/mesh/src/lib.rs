@@ -2,9 +2,9 @@
 //!
 //! A link is a connection whose peer is a member, seen post-quantum. The room dials, accepts, keeps one link a
 //! peer, and closes it at once when the peer no longer counts. Other rooms ask a [`Handle`] to open and
-//! accept streams by protocol. It knows nothing of what they carry, does not judge who is alive
-//! (`membership`), finds no addresses by itself, and keeps no member map: carried records go to the owner. It
-//! alone uses libp2p.
+//! accept streams by protocol. Two protocols are its own: it drives the `membership` core and compares member
+//! maps. It decides neither who is alive nor who belongs: what peers say of members goes to the map's owner.
+//! It alone uses libp2p.
 
 pub mod config;
 pub mod error;
@@ -25,12 +25,19 @@ mod dialer;
 pub mod handle;
 pub mod room;
 
+mod frame;
+pub mod gossip;
+pub mod reach;
+pub mod sync;
+
 pub use config::Config;
 pub use error::Error;
+pub use gossip::{Gossip, Gossiping};
 pub use handle::Handle;
 pub use link::{Direction, Link, Snapshot};
 pub use metrics::Count;
 pub use protocol::{Incoming, Limits, Protocol};
+pub use reach::Reach;
 pub use room::{Event, Events, Mesh};
 pub use stream::Stream;
 pub use transport::ALPN;

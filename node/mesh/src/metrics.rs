@@ -49,6 +49,8 @@ counts! {
     StreamExpired = "sagemesh.mesh.streams", "expired";
     /// Events that the owner was too slow to take.
     EventShed = "sagemesh.mesh.events", "shed";
+    /// Packets of gossip to peers that read too slowly.
+    PacketShed = "sagemesh.mesh.packets", "shed";
     /// Hints beyond as many as are kept.
     HintShed = "sagemesh.mesh.hints", "shed";
 }

@@ -38,7 +38,7 @@ async fn a_machine_joins_over_a_connection_that_only_joins() {
         send(&mut *stream, &welcome(members, &one.domain, *now).unwrap()).await;
         let request = receive(&mut *stream).await;
         let record = invitations.redeem(members, signer, &exporter, &request, *now);
-        send(&mut *stream, &reply(&record)).await;
+        send(&mut *stream, &reply(&record, 7400)).await;
         record.unwrap()
     };
     let keys = fresh_keys(&KeySlot::NODE);
