@@ -1,48 +1,39 @@
 //! What can be configured: defaults, then the file, then the environment, then flags.
 //!
-//! [`RawConfig`] is what people write; it becomes [`Config`] once, with everything checked. An unknown key is
-//! refused, since a misspelt one would be silently without effect.
+//! [`RawConfig`] is what people write; it becomes [`Config`] once, with everything checked.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::telemetry;
+
+mod raw;
+
+pub use raw::{RawConfig, RawOutbound, RawService, RawTelemetry};
 
 /// Where the file is looked for by root.
 pub const FILE: &str = "/etc/sagemesh/config.toml";
 
-/// The configuration as people write it.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawConfig {
-    /// Directory of keys and database. Default `/var/lib/sagemesh` for root, else
-    /// `$XDG_STATE_HOME/sagemesh`. Environment: `SAGEMESH_STATE`.
-    pub state: Option<PathBuf>,
-    /// The store.
-    #[serde(default)]
-    pub store: RawStore,
-}
-
-/// Section `[store]`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawStore {
-    /// Milliseconds that a commit may wait which need not be durable. Default 1000, from 1 to 10,000; more
-    /// spares flash memory.
-    pub commit_delay_ms: Option<u64>,
-    /// Events of priority `info` that are kept. Default 50,000, from 100 to 10,000,000.
-    pub info_rows_max: Option<u32>,
-    /// Events of priority `notice` that are kept. Default 50,000, from 100 to 10,000,000.
-    pub notice_rows_max: Option<u32>,
-}
-
 /// The configuration in effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Directory of keys and database.
     pub state: PathBuf,
+    /// Directory of the Unix sockets.
+    pub run: PathBuf,
+    /// How long rooms may take to end.
+    pub shutdown_grace: Duration,
     /// The store.
     pub store: store::Config,
+    /// Links.
+    pub mesh: mesh::Config,
+    /// What to say in place of the machine's own addresses; empty to find them.
+    pub advertise: Vec<IpAddr>,
+    /// What the node tells of itself.
+    pub telemetry: telemetry::Config,
+    raw: RawConfig,
 }
 
 /// The configuration cannot be used. Nothing was done with it.
@@ -65,8 +56,27 @@ pub enum Error {
         detail: String,
     },
     /// A setting of the store is out of bounds.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] store::Error),
+    /// A setting of links is out of bounds.
+    #[error(transparent)]
+    Mesh(#[from] mesh::Error),
+    /// A setting is out of bounds.
+    #[error("`{field}` is out of bounds: set it to {bounds}")]
+    Bounds {
+        /// The field.
+        field: &'static str,
+        /// What it may be.
+        bounds: String,
+    },
+    /// A setting cannot be understood.
+    #[error("`{field}` cannot be understood: {detail}")]
+    Invalid {
+        /// The field.
+        field: String,
+        /// What is wrong, and what would be right.
+        detail: String,
+    },
     /// No directory for the state can be told.
     #[error("neither HOME nor XDG_STATE_HOME is set: name a state directory with --state")]
     NoHome,
@@ -98,42 +108,68 @@ pub fn load(sources: &Sources) -> Result<Config, Error> {
         Some(state) => state,
         None => default_state(is_root).ok_or(Error::NoHome)?,
     };
-    let defaults = store::Config::default();
-    let store = store::Config {
-        dir: state.clone(),
-        commit_delay: raw
-            .store
-            .commit_delay_ms
-            .map_or(defaults.commit_delay, std::time::Duration::from_millis),
-        info_rows_max: raw.store.info_rows_max.unwrap_or(defaults.info_rows_max),
-        notice_rows_max: raw.store.notice_rows_max.unwrap_or(defaults.notice_rows_max),
-        ..defaults
-    };
-    store.check()?;
-    Ok(Config { state, store })
+    let run = std::env::var_os("SAGEMESH_RUN").map(PathBuf::from).or_else(|| raw.run.clone());
+    let run = run.unwrap_or_else(|| default_run(is_root, &state));
+    Config::new(RawConfig { state: Some(state), run: Some(run), ..raw })
 }
 
 impl Config {
+    /// Checks what is written; `state` and `run` are set by now.
+    fn new(raw: RawConfig) -> Result<Self, Error> {
+        let state = raw.state.clone().unwrap_or_default();
+        let run = raw.run.clone().unwrap_or_default();
+        let grace = millis(raw.shutdown_grace_ms, 10_000, 0..=300_000, "shutdown_grace_ms")?;
+        let defaults = store::Config::default();
+        let store = store::Config {
+            dir: state.clone(),
+            commit_delay: raw.store.commit_delay_ms.map_or(defaults.commit_delay, Duration::from_millis),
+            info_rows_max: raw.store.info_rows_max.unwrap_or(defaults.info_rows_max),
+            notice_rows_max: raw.store.notice_rows_max.unwrap_or(defaults.notice_rows_max),
+            ..defaults
+        };
+        store.check()?;
+        let defaults = mesh::Config::default();
+        let mesh = mesh::Config {
+            listen: raw.mesh.listen.clone().unwrap_or(defaults.listen),
+            seeds: raw.mesh.seeds.clone().unwrap_or_default(),
+            links_max: raw.mesh.links_max.unwrap_or(defaults.links_max),
+            ..defaults
+        };
+        mesh.check()?;
+        let telemetry = telemetry::Config::new(&raw.telemetry)?;
+        let advertise = raw.mesh.advertise.clone().unwrap_or_default();
+        Ok(Self { state, run, shutdown_grace: grace, store, mesh, advertise, telemetry, raw })
+    }
+
     /// The configuration in effect, in the form of the file.
     pub fn to_toml(&self) -> String {
-        #[derive(Serialize)]
-        struct Effective<'a> {
-            state: &'a Path,
-            store: EffectiveStore,
-        }
-        #[derive(Serialize)]
-        struct EffectiveStore {
-            commit_delay_ms: u128,
-            info_rows_max: u32,
-            notice_rows_max: u32,
-        }
-        let store = EffectiveStore {
-            commit_delay_ms: self.store.commit_delay.as_millis(),
-            info_rows_max: self.store.info_rows_max,
-            notice_rows_max: self.store.notice_rows_max,
-        };
-        toml::to_string(&Effective { state: &self.state, store }).expect("paths and numbers can be written")
+        let mut raw = self.raw.clone();
+        raw.shutdown_grace_ms = u64::try_from(self.shutdown_grace.as_millis()).ok();
+        raw.store.commit_delay_ms = u64::try_from(self.store.commit_delay.as_millis()).ok();
+        raw.store.info_rows_max = Some(self.store.info_rows_max);
+        raw.store.notice_rows_max = Some(self.store.notice_rows_max);
+        raw.mesh.listen = Some(self.mesh.listen.clone());
+        raw.mesh.seeds = Some(self.mesh.seeds.clone());
+        raw.mesh.advertise = Some(self.advertise.clone());
+        raw.mesh.links_max = Some(self.mesh.links_max);
+        raw.telemetry.listen = Some(self.telemetry.listen);
+        raw.telemetry.log = Some(self.telemetry.log.clone());
+        toml::to_string(&raw).expect("paths, names and numbers can be written")
     }
+}
+
+/// A duration in milliseconds within its bounds.
+fn millis(
+    set: Option<u64>,
+    default: u64,
+    bounds: std::ops::RangeInclusive<u64>,
+    field: &'static str,
+) -> Result<Duration, Error> {
+    let ms = set.unwrap_or(default);
+    if bounds.contains(&ms) {
+        return Ok(Duration::from_millis(ms));
+    }
+    Err(Error::Bounds { field, bounds: format!("{} to {} ms", bounds.start(), bounds.end()) })
 }
 
 fn read(path: &Path) -> Result<RawConfig, Error> {
@@ -176,6 +212,14 @@ fn default_state(is_root: bool) -> Option<PathBuf> {
         return Some(store::Config::default().dir);
     }
     under("XDG_STATE_HOME", ".local/state")
+}
+
+fn default_run(is_root: bool, state: &Path) -> PathBuf {
+    if is_root {
+        return PathBuf::from("/run/sagemesh");
+    }
+    let set = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    set.map_or_else(|| state.join("run"), |dir| dir.join("sagemesh"))
 }
 
 /// Our folder under an XDG base directory (XDG Base Directory Specification 0.8).

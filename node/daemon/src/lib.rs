@@ -6,6 +6,8 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod metrics;
+pub mod telemetry;
 
 pub mod addresses;
 pub mod keeper;

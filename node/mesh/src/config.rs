@@ -56,7 +56,10 @@ impl Default for Config {
 
 impl Config {
     /// Refuses what is out of bounds.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Bounds`], naming the field.
+    pub fn check(&self) -> Result<(), Error> {
         let (ms, secs) = (Duration::from_millis, Duration::from_secs);
         let is_seed = |seed: &String| {
             seed.rsplit_once(':').is_some_and(|(host, port)| {
