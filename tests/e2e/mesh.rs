@@ -110,7 +110,7 @@ async fn a_newcomer_is_let_in_by_the_record_it_brings_and_stays() {
     let tv = town.start_node(&tv.node, seeded(&pi)).await;
     pi.links_to(&tv).await;
     let record = pi.hears(|event| match event {
-        Event::Record(envelope) => Some(envelope),
+        Event::Record(_, envelope) => Some(envelope),
         _ => None,
     });
     let record = record.await;

@@ -11,7 +11,7 @@ use types::key::Unavailable;
 use types::{Algorithm, Digest, Envelope, KeySlot, Keys, PeerId, PublicKey, Reason, Refusal};
 
 /// Longest key in bytes, the room and the slash included.
-pub const KEY_LEN_MAX: usize = 64;
+pub const KEY_LEN_MAX: usize = 80;
 /// Longest value in bytes.
 pub const VALUE_LEN_MAX: usize = 1024;
 /// Most entries of one record.

@@ -59,7 +59,7 @@ pub enum Event {
         refusal: Option<Refusal>,
     },
     /// A peer brought a member record that the map lacks: merge it.
-    Record(Envelope),
+    Record(PeerId, Envelope),
 }
 
 /// What the owner should know, in order. Events that it is too slow for are shed: `Handle::peers` tells who is

@@ -31,7 +31,7 @@ impl Mesh {
             "linked"
         );
         if let Some(record) = tls.caller.carried.clone() {
-            self.tell(Event::Record(record));
+            self.tell(Event::Record(peer, record));
         }
         let held = self.links.entry(peer).or_default();
         let is_first = held.is_empty();

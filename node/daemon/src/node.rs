@@ -1,0 +1,350 @@
+//! What the API asks of the node: each question goes to the room that knows.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use api::node::{
+    Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Service, Status,
+};
+use identity::join::{self, Exporter, Invitation};
+use identity::{Members, Role, Scope};
+use mesh::Gossiping;
+use tls::random;
+use types::key::{KeySlot, Keys};
+use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, TrustDomain};
+
+use crate::addresses::Bound;
+use crate::config::{self, Config, Sources};
+use crate::{authorities, keeper, services, status, why};
+
+/// What was sent before to newcomers, and the map it was made of.
+type Welcome = (Arc<Members>, Result<Arc<[u8]>, Refusal>);
+
+/// The rooms that answer.
+pub struct Node {
+    own: TrustDomain,
+    keys: Arc<dyn Keys>,
+    sources: Sources,
+    config: Config,
+    keeper: keeper::Handle,
+    gossip: Gossiping,
+    links: mesh::Handle,
+    services: services::Handle,
+    proxy: proxy::Handle,
+    pending: watch::Receiver<BTreeSet<&'static str>>,
+    /// Why statements that were kept no longer hold.
+    lost: Vec<String>,
+    bound: OnceLock<Bound>,
+    peers: watch::Sender<Arc<Vec<Peer>>>,
+    ready: watch::Sender<bool>,
+    welcome: std::sync::Mutex<Option<Welcome>>,
+    leave: CancellationToken,
+}
+
+/// What the node is made of.
+pub struct Rooms {
+    /// This node.
+    pub own: TrustDomain,
+    /// Its keys.
+    pub keys: Arc<dyn Keys>,
+    /// Where its configuration comes from.
+    pub sources: Sources,
+    /// The configuration that it started with.
+    pub config: Config,
+    /// The owner of the map.
+    pub keeper: keeper::Handle,
+    /// Who is there.
+    pub gossip: Gossiping,
+    /// Who is linked.
+    pub links: mesh::Handle,
+    /// Which services there are.
+    pub services: services::Handle,
+    /// What becomes of calls.
+    pub proxy: proxy::Handle,
+    /// Which rooms are not ready.
+    pub pending: watch::Receiver<BTreeSet<&'static str>>,
+    /// Why statements that were kept no longer hold.
+    pub lost: Vec<String>,
+}
+
+impl Node {
+    /// Asks these rooms.
+    pub fn new(rooms: Rooms) -> Self {
+        let Rooms { own, keys, sources, config, keeper, gossip, links, services, proxy, pending, lost } = rooms;
+        Self {
+            own,
+            keys,
+            sources,
+            config,
+            keeper,
+            gossip,
+            links,
+            services,
+            proxy,
+            pending,
+            lost,
+            bound: OnceLock::new(),
+            peers: watch::Sender::new(Arc::default()),
+            ready: watch::Sender::new(false),
+            welcome: std::sync::Mutex::new(None),
+            leave: CancellationToken::new(),
+        }
+    }
+
+    /// Notes where the ports are. Once.
+    pub fn bound(&self, bound: Bound) {
+        // It is set already only if this is called twice, with the same.
+        let _ = self.bound.set(bound);
+    }
+
+    /// Ends when an operator had the node leave.
+    pub async fn left(&self) {
+        self.leave.cancelled().await;
+    }
+
+    /// Keeps what is shown of peers up to date, and what it gives stock clients, until `shutdown`.
+    pub async fn show(&self, shutdown: CancellationToken) {
+        let (mut links, mut gossip) = (self.links.peers(), self.gossip.peers());
+        let (mut members, mut pending) = (self.keeper.members(), self.pending.clone());
+        let mut said = None;
+        loop {
+            self.peers.send_replace(Arc::new(self.peers_now()));
+            self.ready.send_replace(pending.borrow_and_update().is_empty());
+            said = authorities::say(&*self.keys, &self.own, &members, &self.gossip, said).await;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Ok(()) = links.changed() => {}
+                Ok(()) = gossip.changed() => {}
+                Ok(()) = members.changed() => {}
+                Ok(()) = pending.changed() => {}
+            }
+            (links.mark_unchanged(), gossip.mark_unchanged());
+        }
+    }
+
+    fn peers_now(&self) -> Vec<Peer> {
+        let members = self.keeper.members().borrow().clone();
+        let links = self.links.peers().borrow().clone();
+        let known = self.gossip.peers().borrow().clone();
+        let others = members.iter().filter(|member| member.domain != self.own);
+        let peer = |member: &Arc<identity::Member>| {
+            let (link, known) = (links.get(&member.peer), known.get(&member.peer));
+            let tls = link.map(|link| link.tls());
+            Peer {
+                node: member.node().clone(),
+                id: member.peer,
+                liveness: known.map_or(Liveness::Unknown, |known| liveness(known.liveness)),
+                is_admitted: link.is_some(),
+                address: link.map(|link| link.address),
+                group: tls.and_then(|tls| tls.group?.as_str()).map(str::to_owned),
+                signature: tls.and_then(|tls| tls.signature?.as_str()).map(str::to_owned),
+                since: link.map(|link| link.since),
+                services: known.map(services::offered).unwrap_or_default(),
+            }
+        };
+        others.map(peer).collect()
+    }
+
+    fn reach(&self) -> Result<mesh::Reach, Refusal> {
+        let bound = self.bound.get().ok_or_else(|| Reason::NotServing.because("the node is starting"))?;
+        Ok(bound.reach())
+    }
+}
+
+const fn liveness(it: membership::Liveness) -> Liveness {
+    match it {
+        membership::Liveness::Unknown => Liveness::Unknown,
+        membership::Liveness::Alive => Liveness::Alive,
+        membership::Liveness::Suspect => Liveness::Suspect,
+        membership::Liveness::Dead => Liveness::Dead,
+        membership::Liveness::Left => Liveness::Left,
+    }
+}
+
+#[tonic::async_trait]
+impl api::Node for Node {
+    fn members(&self) -> watch::Receiver<Arc<Members>> {
+        self.keeper.members()
+    }
+
+    fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    fn peers(&self) -> watch::Receiver<Arc<Vec<Peer>>> {
+        self.peers.subscribe()
+    }
+
+    fn services(&self) -> watch::Receiver<Arc<Vec<Service>>> {
+        self.services.shown()
+    }
+
+    async fn status(&self) -> Result<Status, Refusal> {
+        let members = self.keeper.members().borrow().clone();
+        let is_ready = self.pending.borrow().is_empty();
+        status::of(&self.config.state, &members, &self.own, &self.lost, is_ready, Now::read())
+    }
+
+    async fn authorities(&self) -> Result<Vec<Authority>, Refusal> {
+        let members = self.keeper.members().borrow().clone();
+        let known = self.gossip.peers().borrow().clone();
+        authorities::all(&*self.keys, &self.own, &members, &known)
+    }
+
+    async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
+        let reach = self.reach()?;
+        let addresses = reach.hosts.iter().map(|host| SocketAddr::new(*host, reach.api).to_string()).collect();
+        let subject = node.to_string();
+        let token = self.keeper.change(move |draft, now| {
+            let signer = draft.signer()?;
+            let invitation = Invitation {
+                secret: random::secret(KeySlot::Node),
+                domain: TrustDomain::new(node, draft.own.mesh().clone()),
+                scope,
+                not_after: now.wall + ttl,
+                redeemed_by: None,
+            };
+            let own = draft.own.clone();
+            draft.invitations.invite(&draft.members, &*signer, &own, invitation, addresses, now)
+        });
+        let token = token.await?;
+        info!(sagemesh.node = subject, "made an invitation");
+        Ok(token.to_string())
+    }
+
+    fn welcome(&self) -> Result<Arc<[u8]>, Refusal> {
+        let members = self.keeper.members().borrow().clone();
+        let mut kept = self.welcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((of, welcome)) = &*kept
+            && Arc::ptr_eq(of, &members)
+        {
+            return welcome.clone();
+        }
+        let welcome = join::welcome(&members, &self.own, Now::read()).map(Arc::from);
+        *kept = Some((members, welcome.clone()));
+        welcome
+    }
+
+    async fn redeem(&self, exporter: Exporter, request: Vec<u8>) -> Vec<u8> {
+        let record = self.keeper.change(move |draft, now| {
+            let signer = draft.signer()?;
+            let record = draft.invitations.redeem(&draft.members, &*signer, &exporter, &request, now)?;
+            draft.sign(record.clone(), now, "identity.member.admitted.v1", "", json!({}))?;
+            Ok(record)
+        });
+        let port = self.reach().map_or(0, |reach| reach.mesh);
+        join::reply(&record.await, port)
+    }
+
+    async fn change_scope(&self, node: NodeName, add: Scope, remove: Scope) -> Result<Scope, Refusal> {
+        let change = self.keeper.change(move |draft, now| {
+            let signer = draft.signer()?;
+            let domain = TrustDomain::new(node, draft.own.mesh().clone());
+            let held = draft.members.get(&domain).ok_or_else(|| draft.members.why_not(&domain))?;
+            let scope = held.scope.without(&remove)?.with(&add)?;
+            let record = draft.members.renew(&*signer, &domain, Some(scope.clone()), now)?;
+            let data = json!({ "scope": scope.to_string() });
+            draft.sign(record, now, "identity.member.scoped.v1", domain.node().as_str(), data)?;
+            Ok(scope)
+        });
+        change.await
+    }
+
+    async fn revoke(&self, node: NodeName, note: String) -> Result<(), Refusal> {
+        let change = self.keeper.change(move |draft, now| {
+            let signer = draft.signer()?;
+            let domain = TrustDomain::new(node, draft.own.mesh().clone());
+            let tombstone = draft.members.revoke(&*signer, &domain, &note, now)?;
+            let data = json!({ "note": note });
+            draft.sign(tombstone, now, "identity.member.revoked.v1", domain.node().as_str(), data)
+        });
+        change.await
+    }
+
+    async fn set_operator(
+        &self,
+        name: ServiceName,
+        role: Option<Role>,
+        key: PublicKey,
+    ) -> Result<(), Refusal> {
+        let change = self.keeper.change(move |draft, now| {
+            let signer = draft.signer()?;
+            let record = draft.members.sign_operator(&*signer, name.clone(), role, key, now)?;
+            let data = json!({ "role": role.map(|role| format!("{role:?}").to_lowercase()) });
+            draft.sign(record, now, "identity.operator.set.v1", name.as_str(), data)
+        });
+        change.await
+    }
+
+    async fn leave(&self) -> Result<(), Refusal> {
+        self.leave.cancel();
+        Ok(())
+    }
+
+    async fn reload(&self) -> Result<Vec<String>, Refusal> {
+        let invalid = |err: config::Error| Reason::ConfigInvalid.because(chain(&err));
+        let config = config::load(&self.sources).map_err(invalid)?;
+        let fixed = self.config.fixed_changes(&config);
+        if !fixed.is_empty() {
+            let detail = format!("{} can only be changed by a restart", fixed.join(", "));
+            return Err(Reason::ConfigInvalid.because(detail));
+        }
+        self.services.configure(config.services).await
+    }
+
+    async fn add_service(&self, declaration: Declaration) -> Result<(), Refusal> {
+        self.services.add(declaration).await
+    }
+
+    async fn remove_service(&self, name: ServiceName) -> Result<(), Refusal> {
+        self.services.remove(name).await
+    }
+
+    async fn register(
+        &self,
+        caller: Registrant,
+        declaration: Declaration,
+        ttl: Duration,
+    ) -> Result<Lease, Refusal> {
+        self.services.register(caller, declaration, ttl).await
+    }
+
+    async fn renew(&self, caller: Registrant, lease: LeaseId) -> Result<Lease, Refusal> {
+        self.services.renew(caller, lease).await
+    }
+
+    async fn deregister(&self, caller: Registrant, lease: LeaseId) -> Result<(), Refusal> {
+        self.services.deregister(caller, lease).await
+    }
+
+    async fn explain(&self, service: ServiceName) -> Result<Vec<Layer>, Refusal> {
+        let seen = why::Seen {
+            own: &self.own,
+            members: self.keeper.members().borrow().clone(),
+            links: self.links.peers().borrow().clone(),
+            gossip: self.gossip.peers().borrow().clone(),
+            services: self.services.shown().borrow().clone(),
+            table: self.services.table().borrow().clone(),
+            views: self.proxy.explain(&service),
+        };
+        Ok(why::layers(&seen, &service, Now::read()).await)
+    }
+}
+
+/// An error with all its causes.
+fn chain(err: &dyn std::error::Error) -> String {
+    let mut text = err.to_string();
+    let mut next = err.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,567 @@
+//! The services of this node and where all services are: declares, issues their certificates, has their health
+//! checked, tells the mesh, and gives the proxy its table.
+//!
+//! Who may speak for a service is the member map's business, and where a call goes is the router's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use api::node::{Declaration, Health, Lease, LeaseId, Registrant, Service, Source};
+use attest::Attestor;
+use identity::{Members, svid};
+use membership::Liveness;
+use mesh::Gossiping;
+use mesh::gossip::Known;
+use proto::Message;
+use proto::service::v1;
+use proxy::health::{self, Checker};
+use proxy::{Backend, Local, Table};
+use store::{Change, Durability, Room};
+use tls::{Rotation, Svids, random};
+use types::key::Keys;
+use types::{Now, PeerId, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
+
+use crate::config::RawService;
+
+pub mod declared;
+mod registry;
+
+pub use declared::Declared;
+pub use registry::SERVICES_MAX;
+use registry::{Caller, Registry};
+
+/// What the database keeps of services: those that were added, by their names.
+pub const ROOM: Room = Room { name: "service", migrations: &[] };
+/// Before a service's name in a node's record.
+const OFFER: &str = "service/";
+/// Commands that wait. Beyond that whoever asks waits.
+const COMMANDS_MAX: usize = 64;
+/// How often scopes are looked at though nothing changed.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
+
+enum Command {
+    Configure(Vec<Declared>, Answer<Vec<String>>),
+    Add(Declaration, Answer<()>),
+    Remove(ServiceName, Answer<()>),
+    Register(Registrant, Declaration, Duration, Answer<Lease>),
+    Renew(Registrant, LeaseId, Answer<Lease>),
+    Deregister(Registrant, LeaseId, Answer<()>),
+}
+
+/// What other rooms hold of services. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    table: watch::Receiver<Arc<Table>>,
+    shown: watch::Receiver<Arc<Vec<Service>>>,
+}
+
+impl Handle {
+    /// What the proxy goes by.
+    pub fn table(&self) -> watch::Receiver<Arc<Table>> {
+        self.table.clone()
+    }
+
+    /// All services, for people.
+    pub fn shown(&self) -> watch::Receiver<Arc<Vec<Service>>> {
+        self.shown.clone()
+    }
+
+    /// Replaces what the configuration declares, whole or not at all; answers what changed.
+    ///
+    /// # Errors
+    /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`].
+    pub async fn configure(&self, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
+        self.ask(|answer| Command::Configure(declared, answer)).await
+    }
+
+    /// Adds a service and keeps it.
+    ///
+    /// # Errors
+    /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`], [`Reason::SvidOutOfScope`].
+    pub async fn add(&self, declaration: Declaration) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Add(declaration, answer)).await
+    }
+
+    /// Removes a service that was added.
+    ///
+    /// # Errors
+    /// [`Reason::ServiceUnknown`].
+    pub async fn remove(&self, name: ServiceName) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Remove(name, answer)).await
+    }
+
+    /// Registers where a process serves.
+    ///
+    /// # Errors
+    /// As `Registry::register`.
+    pub async fn register(
+        &self,
+        by: Registrant,
+        declaration: Declaration,
+        ttl: Duration,
+    ) -> Result<Lease, Refusal> {
+        self.ask(|answer| Command::Register(by, declaration, ttl, answer)).await
+    }
+
+    /// Extends a registration.
+    ///
+    /// # Errors
+    /// [`Reason::LeaseUnknown`].
+    pub async fn renew(&self, by: Registrant, id: LeaseId) -> Result<Lease, Refusal> {
+        self.ask(|answer| Command::Renew(by, id, answer)).await
+    }
+
+    /// Ends a registration.
+    ///
+    /// # Errors
+    /// [`Reason::LeaseUnknown`].
+    pub async fn deregister(&self, by: Registrant, id: LeaseId) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Deregister(by, id, answer)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let stopping = || Reason::NotServing.because("the node is stopping");
+        self.commands.send(command(answer)).await.map_err(|_| stopping())?;
+        answered.await.map_err(|_| stopping())?
+    }
+}
+
+/// What services need of the node.
+pub struct Node {
+    /// This node.
+    pub own: TrustDomain,
+    /// Its keys.
+    pub keys: Arc<dyn Keys>,
+    /// The member map.
+    pub members: watch::Receiver<Arc<Members>>,
+    /// Records of all nodes, and this one's.
+    pub gossip: Gossiping,
+    /// Links to other nodes: the surest address of a peer is the one it is linked at.
+    pub links: mesh::Handle,
+    /// Where added services are kept.
+    pub store: store::Handle,
+    /// Tells which process listens.
+    pub attestor: Arc<Attestor>,
+    /// The port where services of other nodes arrive.
+    pub inbound: u16,
+}
+
+/// Certificates of one service, or why it has none.
+struct Identity {
+    svids: watch::Receiver<Arc<Svids>>,
+    stop: CancellationToken,
+}
+
+/// The health check of one backend.
+struct Check {
+    declared: Declared,
+    health: watch::Receiver<Result<(), Refusal>>,
+    stop: CancellationToken,
+}
+
+/// The services, not yet running.
+pub struct Services {
+    node: Node,
+    registry: Registry,
+    commands: mpsc::Receiver<Command>,
+    table: watch::Sender<Arc<Table>>,
+    shown: watch::Sender<Arc<Vec<Service>>>,
+    identities: BTreeMap<ServiceName, Identity>,
+    checks: BTreeMap<ServiceName, Check>,
+    offered: BTreeMap<ServiceName, Vec<u8>>,
+    changed: Arc<Notify>,
+    tasks: JoinSet<()>,
+}
+
+impl Services {
+    /// Takes over what is configured and what was added before.
+    ///
+    /// # Errors
+    /// If the configuration is refused, or the database is damaged.
+    pub async fn new(node: Node, declared: Vec<Declared>) -> anyhow::Result<(Self, Handle)> {
+        let mut registry = Registry::default();
+        for (key, value) in node.store.scan(ROOM.name, b"").await? {
+            let raw: RawService = serde_json::from_slice(&value)?;
+            // The configuration may have been changed by hand since.
+            if declared.iter().any(|it| it.name.as_str().as_bytes() == key) {
+                warn!(sagemesh.service = raw.name, "the configuration declares a service that was added: it wins");
+                continue;
+            }
+            registry.add(Declared::of_raw(&raw, Source::Added)?)?;
+        }
+        registry.configure(declared)?;
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let empty = Table {
+            mesh: node.own.mesh().clone(),
+            node: node.own.clone(),
+            local: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+        };
+        let (table, seen) = watch::channel(Arc::new(empty));
+        let (shown, shown_seen) = watch::channel(Arc::default());
+        let mut services = Self {
+            node,
+            registry,
+            commands: queue,
+            table,
+            shown,
+            identities: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            changed: Arc::default(),
+            tasks: JoinSet::new(),
+        };
+        services.apply();
+        Ok((services, Handle { commands, table: seen, shown: shown_seen }))
+    }
+
+    /// Serves until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut peers = self.node.gossip.peers();
+        let mut members = self.node.members.clone();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let changed = Arc::clone(&self.changed);
+        loop {
+            let due = self.registry.next_deadline();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(command) = self.commands.recv() => self.command(command).await,
+                Ok(()) = peers.changed() => {
+                    peers.borrow_and_update();
+                }
+                Ok(()) = members.changed() => {
+                    members.borrow_and_update();
+                }
+                () = changed.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.registry.expire(Instant::now());
+                }
+                _ = look.tick() => {}
+                Some(_) = self.tasks.join_next() => continue,
+            }
+            self.apply();
+            self.offer().await;
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        let now = Instant::now();
+        // Whoever asked may have gone.
+        match command {
+            Command::Configure(declared, answer) => drop(answer.send(self.registry.configure(declared))),
+            Command::Add(declaration, answer) => drop(answer.send(self.add(&declaration).await)),
+            Command::Remove(name, answer) => drop(answer.send(self.remove(&name).await)),
+            Command::Register(by, declaration, ttl, answer) => {
+                drop(answer.send(self.register(now, &by, &declaration, ttl)));
+            }
+            Command::Renew(by, id, answer) => drop(answer.send(self.registry.renew(now, &by, id))),
+            Command::Deregister(by, id, answer) => drop(answer.send(self.registry.deregister(&by, id))),
+        }
+    }
+
+    async fn add(&mut self, declaration: &Declaration) -> Result<(), Refusal> {
+        self.check_scope(&declaration.name)?;
+        let mut registry = self.registry.clone();
+        registry.add(Declared::new(declaration, Source::Added)?)?;
+        let value = serde_json::to_vec(&declared::to_raw(declaration))
+            .map_err(|err| Reason::ConfigInvalid.because(err.to_string()))?;
+        let key = declaration.name.as_str().as_bytes().to_vec();
+        self.keep(Change::Put { room: ROOM.name, key, value }).await?;
+        self.registry = registry;
+        Ok(())
+    }
+
+    async fn remove(&mut self, name: &ServiceName) -> Result<(), Refusal> {
+        let mut registry = self.registry.clone();
+        registry.remove(name)?;
+        self.keep(Change::Delete { room: ROOM.name, key: name.as_str().as_bytes().to_vec() }).await?;
+        self.registry = registry;
+        Ok(())
+    }
+
+    async fn keep(&self, change: Change) -> Result<(), Refusal> {
+        let kept = self.node.store.commit(Durability::Durable, vec![change], Vec::new()).await;
+        kept.map_err(|err| Reason::NotServing.because(format!("failed to write the database: {err}")))
+    }
+
+    fn register(
+        &mut self,
+        now: Instant,
+        by: &Registrant,
+        declaration: &Declaration,
+        ttl: Duration,
+    ) -> Result<Lease, Refusal> {
+        let owner = match by {
+            Registrant::Local(caller) => {
+                let pid = caller.pid.ok_or_else(|| {
+                    Reason::CallerGone.because("the process cannot be seen from this node's pid namespace")
+                })?;
+                Some(self.node.attestor.process(pid, caller.uid)?)
+            }
+            Registrant::Service(_) => None,
+        };
+        let caller = Caller { own: &self.node.own, registrant: by, owner: owner.as_ref() };
+        let id = LeaseId(u128::from_be_bytes(random::bytes()));
+        self.registry.register(now, id, caller, declaration, ttl)
+    }
+
+    fn check_scope(&self, name: &ServiceName) -> Result<(), Refusal> {
+        let members = self.node.members.borrow();
+        let own = &self.node.own;
+        let member = members.get(own).ok_or_else(|| members.why_not(own))?;
+        svid::check_scope(member, &SpiffeId::service(own.clone(), name.clone())).map_err(|refusal| {
+            let detail = format!(
+                "{}: run `sagemesh scope {} +svc/{name}` on a signer",
+                refusal.detail,
+                own.node()
+            );
+            Reason::SvidOutOfScope.because(detail)
+        })
+    }
+
+    /// Starts and stops what goes with each service, and shows how things are.
+    fn apply(&mut self) {
+        let effective = self.registry.effective();
+        let allowed: BTreeSet<_> =
+            effective.keys().filter(|name| self.check_scope(name).is_ok()).cloned().collect();
+        self.identities.retain(|name, identity| {
+            let is_kept = allowed.contains(name);
+            if !is_kept {
+                identity.stop.cancel();
+            }
+            is_kept
+        });
+        for name in &allowed {
+            self.identify(name);
+        }
+        self.checks.retain(|name, check| {
+            let is_kept = effective.get(name).is_some_and(|it| is_checked_alike(it, &check.declared));
+            if !is_kept {
+                check.stop.cancel();
+            }
+            is_kept
+        });
+        for declared in effective.values() {
+            self.check(declared);
+        }
+        self.show(&effective);
+    }
+
+    fn identify(&mut self, name: &ServiceName) {
+        if self.identities.contains_key(name) {
+            return;
+        }
+        let id = SpiffeId::service(self.node.own.clone(), name.clone());
+        match Rotation::new(Arc::clone(&self.node.keys), id, self.node.members.clone()) {
+            Ok((rotation, svids)) => {
+                let stop = CancellationToken::new();
+                self.tasks.spawn(rotation.run(stop.clone()));
+                self.identities.insert(name.clone(), Identity { svids, stop });
+            }
+            Err(err) => warn!(sagemesh.service = %name, error = %err, "failed to issue a service's certificates"),
+        }
+    }
+
+    fn check(&mut self, declared: &Declared) {
+        let Some(address) = declared.listen else { return };
+        if self.checks.contains_key(&declared.name) {
+            return;
+        }
+        let config = health::Config { kind: declared.health, ..health::Config::default() };
+        let (attestor, selectors) = (Arc::clone(&self.node.attestor), declared.selectors.clone());
+        let (checker, health) = Checker::new(config, address, selectors, attestor, declared.name.clone());
+        let stop = CancellationToken::new();
+        self.tasks.spawn(checker.run(stop.clone()));
+        let (changed, mut seen) = (Arc::clone(&self.changed), health.clone());
+        self.tasks.spawn(async move {
+            while seen.changed().await.is_ok() {
+                changed.notify_one();
+            }
+        });
+        info!(sagemesh.service = %declared.name, server.address = %address, "watching a service");
+        let check = Check { declared: declared.clone(), health, stop };
+        self.checks.insert(declared.name.clone(), check);
+    }
+
+    /// Why a service of this node takes no calls now.
+    fn health(&self, name: &ServiceName) -> Result<(), Refusal> {
+        self.check_scope(name)?;
+        match self.checks.get(name) {
+            Some(check) => check.health.borrow().clone(),
+            None => Err(Reason::ServiceUnhealthy.because("it only calls others")),
+        }
+    }
+
+    fn show(&self, effective: &BTreeMap<ServiceName, Declared>) {
+        let mut endpoints: BTreeMap<ServiceName, Vec<route::Endpoint>> = BTreeMap::new();
+        let mut shown = Vec::new();
+        let mut local = BTreeMap::new();
+        for (name, declared) in effective {
+            let health = self.health(name);
+            let identity = match self.identities.get(name) {
+                Some(identity) => Ok(identity.svids.clone()),
+                None => Err(self.check_scope(name).err().unwrap_or_else(|| {
+                    Reason::NotServing.because(format!("the certificates of `{name}` could not be issued"))
+                })),
+            };
+            if declared.listen.is_some() {
+                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.node.inbound));
+                endpoints.entry(name.clone()).or_default().push(endpoint(
+                    &self.node.own,
+                    name,
+                    address,
+                    health.is_ok(),
+                ));
+            }
+            shown.push(Service {
+                name: name.clone(),
+                node: self.node.own.node().clone(),
+                address: declared.listen,
+                protocol: shown_protocol(declared.protocol),
+                health: match (&health, declared.listen) {
+                    (_, None) => Health::Unknown,
+                    (Ok(()), _) => Health::Healthy,
+                    (Err(refusal), _) => Health::Unhealthy(refusal.clone()),
+                },
+                source: Some(declared.source),
+            });
+            let backend =
+                declared.listen.map(|address| Backend { address, protocol: declared.protocol, health });
+            local.insert(name.clone(), Local {
+                selectors: declared.selectors.clone(),
+                backend,
+                policy: declared.policy.clone(),
+                svids: identity,
+            });
+        }
+        self.add_remote(&mut endpoints, &mut shown);
+        shown.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));
+        self.table.send_replace(Arc::new(Table {
+            mesh: self.node.own.mesh().clone(),
+            node: self.node.own.clone(),
+            local,
+            endpoints,
+        }));
+        self.shown.send_replace(Arc::new(shown));
+    }
+
+    /// What other nodes offer, as far as their scopes allow it.
+    fn add_remote(
+        &self,
+        endpoints: &mut BTreeMap<ServiceName, Vec<route::Endpoint>>,
+        shown: &mut Vec<Service>,
+    ) {
+        let members = Arc::clone(&self.node.members.borrow());
+        let peers = self.node.gossip.peers().borrow().clone();
+        for (peer, known) in peers.iter() {
+            let (Some(member), Some(record)) = (members.by_peer(peer), &known.record) else { continue };
+            let Some(address) = self.address(peer, known) else { continue };
+            for entry in record.entries() {
+                let Some((name, offer)) = read_offer(&entry.key, &entry.value) else { continue };
+                if !member.scope.holds(&name) {
+                    continue;
+                }
+                let is_there = matches!(known.liveness, Liveness::Alive | Liveness::Suspect);
+                let is_healthy = is_there && offer.unhealthy.is_empty();
+                let found = endpoint(&member.domain, &name, address, is_healthy);
+                endpoints.entry(name.clone()).or_default().push(found);
+                let reason = if is_there {
+                    Reason::from_code(&offer.unhealthy).unwrap_or(Reason::ServiceUnhealthy)
+                } else {
+                    Reason::EndpointUnreachable
+                };
+                shown.push(Service {
+                    name,
+                    node: member.node().clone(),
+                    address: Some(address),
+                    protocol: match offer.protocol() {
+                        v1::OfferedProtocol::Tcp => api::node::Protocol::Tcp,
+                        _ => api::node::Protocol::Grpc,
+                    },
+                    health: match is_healthy {
+                        true => Health::Healthy,
+                        false => Health::Unhealthy(reason.because(match is_there {
+                            true => format!("`{}` says so", member.node()),
+                            false => format!("`{}` is not there", member.node()),
+                        })),
+                    },
+                    source: None,
+                });
+            }
+        }
+    }
+
+    /// Where a node's services are called: at the address where it is linked, else at the first that it names.
+    fn address(&self, peer: &PeerId, known: &Known) -> Option<SocketAddr> {
+        let reach = known.reach()?;
+        let linked = self.node.links.link(peer).map(|link| link.address.ip().to_canonical());
+        let host = linked.or_else(|| reach.hosts.first().copied())?;
+        Some(SocketAddr::new(host, reach.inbound))
+    }
+
+    /// Tells the mesh what this node offers.
+    async fn offer(&mut self) {
+        let checks = self.checks.iter();
+        let offers: BTreeMap<_, _> = checks
+            .map(|(name, check)| {
+                let protocol = match check.declared.protocol {
+                    proxy::Protocol::Grpc => v1::OfferedProtocol::Grpc,
+                    proxy::Protocol::Tcp => v1::OfferedProtocol::Tcp,
+                };
+                let unhealthy = self.health(name).err().map(|refusal| refusal.reason.code().to_owned());
+                let offer = v1::Offer { protocol: protocol.into(), unhealthy: unhealthy.unwrap_or_default() };
+                (name.clone(), offer.encode_to_vec())
+            })
+            .collect();
+        for name in self.offered.keys().filter(|name| !offers.contains_key(*name)) {
+            self.node.gossip.delete(&format!("{OFFER}{name}")).await;
+        }
+        for (name, offer) in offers.iter().filter(|(name, offer)| self.offered.get(*name) != Some(offer)) {
+            if let Err(refusal) = self.node.gossip.put(&format!("{OFFER}{name}"), offer.clone()).await {
+                warn!(sagemesh.service = %name, error = %refusal, "failed to offer a service");
+            }
+        }
+        self.offered = offers;
+    }
+}
+
+/// Whether a running check does for a declaration.
+fn is_checked_alike(one: &Declared, other: &Declared) -> bool {
+    (one.listen, one.health, &one.selectors, one.protocol)
+        == (other.listen, other.health, &other.selectors, other.protocol)
+}
+
+fn endpoint(
+    node: &TrustDomain,
+    service: &ServiceName,
+    address: SocketAddr,
+    is_healthy: bool,
+) -> route::Endpoint {
+    let id = route::EndpointId { node: node.clone(), service: service.clone() };
+    route::Endpoint { id, address, is_healthy }
+}
+
+fn read_offer(key: &str, value: &[u8]) -> Option<(ServiceName, v1::Offer)> {
+    let name = key.strip_prefix(OFFER)?.parse().ok()?;
+    Some((name, v1::Offer::decode(value).ok()?))
+}
+
+const fn shown_protocol(protocol: proxy::Protocol) -> api::node::Protocol {
+    match protocol {
+        proxy::Protocol::Grpc => api::node::Protocol::Grpc,
+        proxy::Protocol::Tcp => api::node::Protocol::Tcp,
+    }
+}
