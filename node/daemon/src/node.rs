@@ -248,7 +248,11 @@ impl api::Node for Node {
             let signer = draft.signer()?;
             let domain = TrustDomain::new(node, draft.own.mesh().clone());
             let held = draft.members.get(&domain).ok_or_else(|| draft.members.why_not(&domain))?;
-            let scope = held.scope.without(&remove)?.with(&add)?;
+            let invalid = |detail: String| Reason::ConfigInvalid.because(detail);
+            let kept = held.scope.without(&remove).ok_or_else(|| {
+                invalid(format!("`{}` may speak for svc/*: take that away and give the rest", domain.node()))
+            })?;
+            let scope = kept.with(&add).map_err(|err| invalid(err.to_string()))?;
             let record = draft.members.renew(&*signer, &domain, Some(scope.clone()), now)?;
             let data = json!({ "scope": scope.to_string() });
             draft.sign(record, now, "identity.member.scoped.v1", domain.node().as_str(), data)?;

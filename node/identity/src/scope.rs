@@ -77,6 +77,29 @@ impl Scope {
         }
     }
 
+    /// This scope and `other`.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`].
+    pub fn with(&self, other: &Self) -> Result<Self, Error> {
+        match (self, other) {
+            (Self::All, _) | (_, Self::All) => Ok(Self::All),
+            (Self::Only(_), Self::Only(_)) => {
+                let items = [self.items(), other.items()].concat();
+                Self::read(items.iter().map(String::as_str))
+            }
+        }
+    }
+
+    /// This scope less what is in `other`; `None` if that cannot be said, as of `svc/*` less one service.
+    pub fn without(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (_, Self::All) => Some(Self::NONE),
+            (Self::All, Self::Only(services)) => services.is_empty().then_some(Self::All),
+            (Self::Only(mine), Self::Only(theirs)) => Some(Self::Only(mine - theirs)),
+        }
+    }
+
     /// Whether everything in `other` is in this one too.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
@@ -109,6 +132,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_scope_grows_and_shrinks_by_items() {
+        #[track_caller]
+        fn check(scope: &str, less: &str, more: &str, expected: Option<&str>) {
+            let read = |text: &str| text.parse::<Scope>().expect("a scope");
+            let changed = read(scope).without(&read(less)).map(|it| it.with(&read(more)).expect("small"));
+            assert_eq!(changed, expected.map(read));
+        }
+        check("", "", "svc/a", Some("svc/a"));
+        check("svc/a,svc/b", "svc/a,svc/c", "svc/d", Some("svc/b,svc/d"));
+        check("svc/a", "", "svc/*", Some("svc/*"));
+        check("svc/*", "svc/*", "svc/a", Some("svc/a"));
+        check("svc/*", "svc/a", "", None);
+        check("svc/*", "", "svc/a", Some("svc/*"));
+    }
 
     #[test]
     fn reads_back_what_it_lists() {
