@@ -20,6 +20,9 @@ use types::{
 };
 
 /// The node behind the API. What it refuses it leaves unchanged.
+///
+/// A call is dropped where it waits when its caller goes away, [`Node::redeem`] alone excepted until the node
+/// stops. What must not be done by half is therefore done by an owner that is sent a message.
 #[tonic::async_trait]
 pub trait Node: Send + Sync + 'static {
     /// The member map.

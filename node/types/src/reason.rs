@@ -228,6 +228,9 @@ reasons! {
     /// The configuration is refused; the one in effect stays.
     ConfigInvalid = "CONFIG_INVALID", InvalidArgument,
         "correct the file where the message says and reload";
+    /// An argument of a call or a command has the wrong form.
+    ArgumentInvalid = "ARGUMENT_INVALID", InvalidArgument,
+        "correct the argument that the message names";
 }
 
 impl Reason {
