@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use identity::authority::{self, Form};
 use identity::svid::{self, Request};
 use identity::verify::{Who, verify};
-use identity::{Members, Role};
+use identity::{Member, Members, Role};
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, PublicKeyData, SanType, SigningKey};
 use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 use types::key::{Algorithm, KeySlot, Keys, PublicKey};
-use types::{Envelope, Now, Reason, SpiffeId};
+use types::{Envelope, Now, Reason, Refusal, SpiffeId};
 
 use crate::world::{Mesh, Node, fresh_keys};
 
@@ -325,5 +328,34 @@ impl PublicKeyData for Borrowed<'_> {
 impl SigningKey for Borrowed<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         self.keys.sign(self.slot, message).map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+#[test]
+fn an_authority_is_known_by_its_record_and_a_signature_alone() {
+    let mut mesh = Mesh::found("home.mesh");
+    let (pi, tv) = (mesh.admit("pi", "svc/api"), mesh.admit("tv", ""));
+    let record = mesh.record(&pi);
+    let member = record.member();
+    for form in [Form::Rustls, Form::Stock] {
+        let signature = authority::sign(&*pi.keys, KeySlot::AuthorityP256, member, form).unwrap();
+        let restore = |member: &Member, key: &PublicKey, form, signature: &[u8]| {
+            authority::restore(mesh.members.keys(), member, key, form, signature)
+        };
+        let key = &member.authority.classical;
+        let restored = restore(member, key, form, &signature).unwrap();
+        let own = authority::certificate(&*pi.keys, KeySlot::AuthorityP256, member, form).unwrap();
+        let parsed = |der: &CertificateDer<'static>| {
+            let (_, it) = X509Certificate::from_der(der).unwrap();
+            it.tbs_certificate.as_ref().to_vec()
+        };
+        assert_eq!(parsed(&restored), parsed(&own));
+        let wider = Member { scope: "svc/*".parse().unwrap(), ..member.clone() };
+        let refused = |result: Result<_, Refusal>| result.map_err(|refusal| refusal.reason).err();
+        let invalid = Some(Reason::SignatureInvalid);
+        assert_eq!(refused(restore(&wider, key, form, &signature)), invalid);
+        let other = &mesh.record(&tv).member().authority.classical.clone();
+        assert_eq!(refused(restore(member, other, form, &signature)), invalid);
+        assert_eq!(refused(restore(member, key, form, b"")), invalid);
     }
 }

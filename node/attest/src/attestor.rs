@@ -88,6 +88,21 @@ impl Attestor {
         Ok(Owner { uid: caller.uid(), pid, exe, cgroup, inode })
     }
 
+    /// The process `pid`, which the kernel has named as the other end of a connection that is still open, made as
+    /// user `uid`.
+    ///
+    /// # Errors
+    /// `CallerGone` if that process has ended.
+    pub fn process(&self, pid: u32, uid: u32) -> Result<Owner, Refusal> {
+        let gone = || Reason::CallerGone.because(format!("process {pid} of user {uid} has ended"));
+        let birth = process::birth(pid).filter(|(owner, _)| *owner == uid).ok_or_else(gone)?;
+        let holder = process::read(pid);
+        if process::birth(pid) != Some(birth) {
+            return Err(gone());
+        }
+        Ok(Owner { uid, pid: Some(pid), exe: holder.exe, cgroup: holder.cgroup, inode: 0 })
+    }
+
     /// Who takes the connections made to `address`, be it by listening on all addresses; `None` if nobody
     /// listens. Of several listeners that share the port the one that the kernel names.
     ///

@@ -138,6 +138,22 @@ impl Handle {
     }
 }
 
+/// What the proxy goes by until services are known: nothing.
+pub fn table(own: &TrustDomain) -> (watch::Sender<Arc<Table>>, watch::Receiver<Arc<Table>>) {
+    watch::channel(Arc::new(Table {
+        mesh: own.mesh().clone(),
+        node: own.clone(),
+        local: BTreeMap::new(),
+        endpoints: BTreeMap::new(),
+    }))
+}
+
+/// Which services a node's record offers, well or not.
+pub fn offered(known: &Known) -> Vec<ServiceName> {
+    let entries = known.record.iter().flat_map(|record| record.entries());
+    entries.filter_map(|entry| Some(read_offer(&entry.key, &entry.value)?.0)).collect()
+}
+
 /// What services need of the node.
 pub struct Node {
     /// This node.
@@ -190,7 +206,11 @@ impl Services {
     ///
     /// # Errors
     /// If the configuration is refused, or the database is damaged.
-    pub async fn new(node: Node, declared: Vec<Declared>) -> anyhow::Result<(Self, Handle)> {
+    pub async fn new(
+        node: Node,
+        declared: Vec<Declared>,
+        table: watch::Sender<Arc<Table>>,
+    ) -> anyhow::Result<(Self, Handle)> {
         let mut registry = Registry::default();
         for (key, value) in node.store.scan(ROOM.name, b"").await? {
             let raw: RawService = serde_json::from_slice(&value)?;
@@ -203,13 +223,7 @@ impl Services {
         }
         registry.configure(declared)?;
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        let empty = Table {
-            mesh: node.own.mesh().clone(),
-            node: node.own.clone(),
-            local: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
-        };
-        let (table, seen) = watch::channel(Arc::new(empty));
+        let seen = table.subscribe();
         let (shown, shown_seen) = watch::channel(Arc::default());
         let mut services = Self {
             node,

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use identity::Members;
 use identity::author::MEMBER_RENEW_AFTER;
-use types::Now;
+use types::{Now, Refusal, TrustDomain};
 
 use crate::state::{self, Known};
 
@@ -35,15 +36,22 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
-/// Describes what is known, with what lies in the state directory `dir`.
+/// Describes the node `own`, with what lies in its state directory `dir`. `lost` are statements that were kept
+/// and no longer hold.
 ///
 /// # Errors
 /// Why this node's own record does not count.
-pub fn describe(dir: &Path, known: &Known, now: Now) -> Result<Status, types::Refusal> {
-    let members = &known.members;
-    let own = members.get(&known.own).ok_or_else(|| members.why_not(&known.own))?;
+pub fn of(
+    dir: &Path,
+    members: &Members,
+    own: &TrustDomain,
+    lost: &[String],
+    is_ready: bool,
+    now: Now,
+) -> Result<api::node::Status, Refusal> {
+    let member = members.get(own).ok_or_else(|| members.why_not(own))?;
     let in_force = members.signers().values().filter(|standing| !standing.is_cut_off());
-    let signers: Vec<_> = in_force.map(|standing| standing.grant().node.to_string()).collect();
+    let signers: Vec<_> = in_force.map(|standing| standing.grant().node.clone()).collect();
     let mut warnings = Vec::new();
     if signers.len() < 2 {
         warnings
@@ -56,15 +64,13 @@ pub fn describe(dir: &Path, known: &Known, now: Now) -> Result<Status, types::Re
                 .push(format!("{} is still here: whoever takes this node takes the mesh", path.display()));
         }
     }
-    for refusal in &known.lost {
-        warnings.push(format!("a kept statement no longer holds: {refusal}"));
-    }
-    if own.not_after <= now.wall {
-        warnings.push(format!("this node's record ended at {}: have a signer renew it", own.not_after));
-    } else if now.wall.since(own.issued_at) > MEMBER_RENEW_AFTER {
+    warnings.extend(lost.iter().map(|refusal| format!("a kept statement no longer holds: {refusal}")));
+    if member.not_after <= now.wall {
+        warnings.push(format!("this node's record ended at {}: have a signer renew it", member.not_after));
+    } else if now.wall.since(member.issued_at) > MEMBER_RENEW_AFTER {
         warnings.push(format!(
             "this node's record ends at {}: start it where a signer can reach it",
-            own.not_after
+            member.not_after
         ));
     }
     if members.is_stale(now) {
@@ -73,17 +79,40 @@ pub fn describe(dir: &Path, known: &Known, now: Now) -> Result<Status, types::Re
     for signer in members.forked() {
         warnings.push(format!("{signer:?} signed different things with one count: its keys may be stolen"));
     }
-    Ok(Status {
-        mesh: members.mesh().to_string(),
-        root: members.fingerprint().to_string(),
+    Ok(api::node::Status {
+        mesh: members.mesh().clone(),
+        root: members.fingerprint(),
         root_generation: members.root().generation,
-        node: known.own.to_string(),
-        peer: own.peer.to_string(),
-        scope: own.scope.to_string(),
-        record_until: own.not_after.to_string(),
+        node: own.clone(),
+        peer: member.peer,
+        scope: member.scope.clone(),
+        record_until: member.not_after,
         signers,
         n_members: members.iter().count(),
         warnings,
+        is_ready,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// Describes what is known of a node that does not run, with what lies in its state directory `dir`.
+///
+/// # Errors
+/// Why this node's own record does not count.
+pub fn describe(dir: &Path, known: &Known, now: Now) -> Result<Status, Refusal> {
+    let lost: Vec<_> = known.lost.iter().map(ToString::to_string).collect();
+    let status = of(dir, &known.members, &known.own, &lost, false, now)?;
+    Ok(Status {
+        mesh: status.mesh.to_string(),
+        root: status.root.to_string(),
+        root_generation: status.root_generation,
+        node: status.node.to_string(),
+        peer: status.peer.to_string(),
+        scope: status.scope.to_string(),
+        record_until: status.record_until.to_string(),
+        signers: status.signers.iter().map(ToString::to_string).collect(),
+        n_members: status.n_members,
+        warnings: status.warnings,
     })
 }
 

@@ -7,10 +7,11 @@
 //! laxer.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::OnceLock;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, KeyUsagePurpose,
-    SerialNumber,
+    PublicKeyData, SerialNumber, SignatureAlgorithm, SigningKey,
 };
 use rustls_pki_types::{CertificateDer, Der, TrustAnchor};
 use time::OffsetDateTime;
@@ -22,7 +23,7 @@ use types::{Reason, Refusal, Timestamp};
 use crate::der;
 use crate::scope::Scope;
 use crate::statement::{CLOCK_LEEWAY, Member};
-use crate::svid::Remote;
+use crate::svid::{self, Remote};
 
 /// For whom an authority's certificate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,20 +71,92 @@ pub fn certificate(
     if !member.authority.both().contains(&key.public()) {
         return Err(fail(format!("the record of `{}` names other keys", member.node())));
     }
+    assemble(&key, key.public(), member, form).map_err(|err| fail(err.to_string()))
+}
+
+/// The signature of [`certificate`]. All else of it follows from the record, so this is what nodes tell each
+/// other of their certificates.
+///
+/// # Errors
+/// As [`certificate`].
+pub fn sign(keys: &dyn Keys, slot: KeySlot, member: &Member, form: Form) -> Result<Vec<u8>, Refusal> {
+    let fail = |detail: String| Reason::PossessionUnproven.because(detail);
+    let key = Remote::new(keys, slot).map_err(|err| fail(err.to_string()))?;
+    let tap = Tap { public: key.public(), sign: |message: &[u8]| key.sign(message), seen: OnceLock::new() };
+    assemble(&tap, key.public(), member, form).map_err(|err| fail(err.to_string()))?;
+    let seen = tap.seen.into_inner().ok_or_else(|| fail("nothing was signed".to_owned()))?;
+    Ok(seen.1)
+}
+
+/// The certificate that a member signed, made again from its record. What the member says in it is thus nothing
+/// but what a signer signed.
+///
+/// # Errors
+/// [`Reason::SignatureInvalid`] if the signature is of another record or key, as for a moment after a renewal.
+pub fn restore(
+    verifier: &dyn Keys,
+    member: &Member,
+    key: &PublicKey,
+    form: Form,
+    signature: &[u8],
+) -> Result<CertificateDer<'static>, Refusal> {
+    let invalid = |what: &str| {
+        let node = member.node();
+        Reason::SignatureInvalid
+            .because(format!("a certificate of `{node}` does not follow from its record: {what}"))
+    };
+    let tap = Tap { public: key, sign: |_: &[u8]| Ok(signature.to_vec()), seen: OnceLock::new() };
+    let certificate = assemble(&tap, key, member, form).map_err(|err| invalid(&err.to_string()))?;
+    let seen = tap.seen.into_inner().ok_or_else(|| invalid("nothing was signed"))?;
+    if !verifier.verify(key, &seen.0, signature) {
+        return Err(invalid("the signature is of something else"));
+    }
+    Ok(certificate)
+}
+
+/// A key whose use is noted: what was signed, and the signature.
+struct Tap<'a, F> {
+    public: &'a PublicKey,
+    sign: F,
+    seen: OnceLock<(Vec<u8>, Vec<u8>)>,
+}
+
+impl<F> PublicKeyData for Tap<'_, F> {
+    fn der_bytes(&self) -> &[u8] {
+        self.public.as_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        svid::algorithm(self.public)
+    }
+}
+
+impl<F: Fn(&[u8]) -> Result<Vec<u8>, rcgen::Error>> SigningKey for Tap<'_, F> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature = (self.sign)(message)?;
+        Ok(self.seen.get_or_init(|| (message.to_vec(), signature)).1.clone())
+    }
+}
+
+fn assemble(
+    key: &impl SigningKey,
+    public: &PublicKey,
+    member: &Member,
+    form: Form,
+) -> Result<CertificateDer<'static>, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, common_name(key.public()));
+    params.distinguished_name.push(DnType::CommonName, common_name(public));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = moment(member.bound_at - CLOCK_LEEWAY);
     params.not_after = moment(member.not_after);
-    params.serial_number = Some(SerialNumber::from_slice(&key.public().digest().0[..16]));
+    params.serial_number = Some(SerialNumber::from_slice(&public.digest().0[..16]));
     let content = der::value(der::SEQUENCE, &[&subtrees(member, form)]);
     let mut constraints = CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
     constraints.set_criticality(form == Form::Rustls);
     params.custom_extensions = vec![constraints];
-    let certificate = params.self_signed(&key).map_err(|err| fail(err.to_string()))?;
-    Ok(certificate.der().clone())
+    Ok(params.self_signed(key)?.der().clone())
 }
 
 /// The contents of NameConstraints: what is permitted, then what is excluded.

@@ -206,7 +206,7 @@ impl PublicKeyData for Public<'_> {
     }
 }
 
-fn algorithm(key: &PublicKey) -> &'static SignatureAlgorithm {
+pub(crate) fn algorithm(key: &PublicKey) -> &'static SignatureAlgorithm {
     match key.algorithm() {
         Algorithm::Ed25519 => &PKCS_ED25519,
         Algorithm::EcdsaP256 => &PKCS_ECDSA_P256_SHA256,
