@@ -104,7 +104,8 @@ impl Client {
             Ok(caller)
         }));
         let chooser = Arc::new(Chooser::new(Arc::clone(&self.svids.borrow()), self.pq));
-        let mut config = builder(&self.provider, &verifier)?.with_client_cert_resolver(Arc::<Chooser>::clone(&chooser));
+        let mut config =
+            builder(&self.provider, &verifier)?.with_client_cert_resolver(Arc::<Chooser>::clone(&chooser));
         config.alpn_protocols.clone_from(&self.alpn);
         let stream = connect(config, stream, expect.server_name(), &verifier, self.pq).await?;
         let current = Arc::clone(&self.members.borrow());
