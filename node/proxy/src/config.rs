@@ -97,8 +97,9 @@ impl Config {
     /// Refuses what is out of bounds.
     ///
     /// # Errors
-    /// [`Error::Bounds`], naming the field.
+    /// [`Error::Bounds`] or [`Error::Route`], naming the field.
     pub fn check(&self) -> Result<(), Error> {
+        self.route.check()?;
         let (ms, secs) = (Duration::from_millis, Duration::from_secs);
         let is_local = |address: &SocketAddr| address.ip().is_loopback();
         let sign = ms(100)..=secs(60);

@@ -16,6 +16,9 @@ pub enum Error {
         /// What it may be.
         bounds: &'static str,
     },
+    /// A field of routing is out of bounds.
+    #[error(transparent)]
+    Route(#[from] route::Error),
     /// A port cannot be had.
     #[error("failed to listen on {address}: see that no other program does, or set {field}")]
     Listen {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use types::call::CallStats;
-use types::{EdgeKey, Reason};
+use types::{EdgeKey, Reason, ServiceName};
 
 use crate::connections::ConnectionView;
 use crate::metrics::Count;
@@ -26,6 +26,11 @@ impl Handle {
     /// The open connections to other nodes and stock clients.
     pub fn connections(&self) -> Vec<ConnectionView> {
         self.shared.ground.connections.views()
+    }
+
+    /// What is held of each endpoint of a service, sorted by node; empty if the service is unknown.
+    pub fn explain(&self, service: &ServiceName) -> Vec<route::View> {
+        self.shared.routes.endpoints(service)
     }
 
     /// How often something has happened since the start.

@@ -29,8 +29,8 @@ use crate::routes::Pending;
 use crate::serve::{Life, serve};
 use crate::table::Table;
 
-/// Endpoints that one call is tried at; `route` may allow fewer.
-const ATTEMPTS_MAX: usize = 3;
+/// Endpoints that one call is tried at: the most that `route.attempts_max` can be. `route` says how many.
+pub(crate) const ATTEMPTS_MAX: usize = 10;
 
 /// A service on this node that calls.
 pub(crate) struct Caller {

@@ -32,6 +32,10 @@ impl Routes {
         self.router().update(Now::read(), endpoints);
     }
 
+    pub(crate) fn endpoints(&self, service: &ServiceName) -> Vec<route::View> {
+        self.router().endpoints(Now::read(), service)
+    }
+
     /// Says where an attempt goes.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::edges::{Edges, Tally};
 use crate::inbound::Guest;
 use crate::link::{connect, secure};
 use crate::metrics::Count;
-use crate::outbound::{Caller, target};
+use crate::outbound::{ATTEMPTS_MAX, Caller, target};
 use crate::room::Shared;
 use crate::socket::{self, SILENCE_MAX};
 use crate::table::Protocol;
@@ -35,8 +35,6 @@ pub(crate) const ALPN: &[u8] = b"sagemesh-tcp/1";
 const CONNECTED: u8 = 1;
 /// It is not; a code follows.
 const REFUSED: u8 = 0;
-/// Endpoints that one tunnel is tried at; `route` may allow fewer.
-const ATTEMPTS_MAX: usize = 3;
 
 /// Carries a connection that a process on this machine made to the port of a service.
 pub(crate) async fn open(
