@@ -5,6 +5,7 @@
 mod hostile;
 mod join;
 mod mesh;
+mod proxy;
 mod reference;
 mod stock;
 mod tls;

@@ -1,1 +1,42 @@
 //! Carries calls between services over mutual TLS.
+//!
+//! A shell: callers on this machine connect in the clear and are attested; `route` picks an endpoint; the call
+//! goes there over a pooled HTTP/2 connection between the two services' SVIDs; the other node's proxy
+//! authorises it and hands it to the local service. Bodies are never looked at and never held back beyond
+//! what flow control allows. HTTP/1.1 and other TCP go through tunnels, as bytes. What HTTP/2 needs of the
+//! `h2` crate is in `body`, `call`, `link` and `serve`.
+
+mod config;
+mod error;
+mod metrics;
+mod table;
+
+mod handle;
+mod room;
+
+mod doors;
+mod inbound;
+mod outbound;
+mod tunnel;
+
+mod body;
+mod call;
+mod link;
+mod pool;
+mod serve;
+
+mod connections;
+mod edges;
+mod headers;
+mod refusal;
+mod routes;
+mod socket;
+mod tasks;
+
+pub use crate::config::{Config, Tunnel};
+pub use crate::connections::{ConnectionView, Direction};
+pub use crate::error::Error;
+pub use crate::handle::Handle;
+pub use crate::metrics::{Count, REFUSALS};
+pub use crate::room::Proxy;
+pub use crate::table::{Backend, Local, Protocol, Table};

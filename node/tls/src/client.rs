@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use identity::join::{self, Exporter};
 use identity::token::Token;
 use identity::{Caller, Members};
-use types::{PeerId, Reason, Refusal, SpiffeId, TrustDomain};
+use types::{PeerId, Reason, Refusal, SpiffeId, TrustDomain, Workload};
 
 use crate::chooser::Chooser;
 use crate::peer::{Error, HANDSHAKE_TIMEOUT, Peer, Pq, describe, explain};
@@ -37,6 +37,16 @@ pub enum Expect {
 }
 
 impl Expect {
+    /// What the hello names: a service, since many share a port.
+    fn server_name(&self) -> Option<ServerName<'static>> {
+        match self {
+            Self::Id(id @ SpiffeId::Workload { workload: Workload::Service(_), .. }) => {
+                id.dns_names().into_iter().next().and_then(|name| ServerName::try_from(name).ok())
+            }
+            _ => None,
+        }
+    }
+
     fn check(&self, caller: &Caller) -> Result<(), Refusal> {
         let member = caller.member();
         let is_node = member.is_some_and(|member| caller.id == SpiffeId::node(member.domain.clone()));
@@ -75,7 +85,8 @@ impl Client {
         Self { pq, alpn, provider: pq.provider(), svids, members }
     }
 
-    /// Shakes hands with whoever is at the other end of `stream`, who must be as expected.
+    /// Shakes hands with whoever is at the other end of `stream`, who must be as expected. Where that is a
+    /// service, the hello names it (SNI `SERVICE.NODE.MESH`).
     ///
     /// # Errors
     /// Why the peer was refused, or what failed; the stream is closed then. That the peer let us in shows
@@ -93,14 +104,14 @@ impl Client {
             Ok(caller)
         }));
         let chooser = Arc::new(Chooser::new(Arc::clone(&self.svids.borrow()), self.pq));
-        let mut config = builder(&self.provider, &verifier)?.with_client_cert_resolver(chooser.clone());
+        let mut config =
+            builder(&self.provider, &verifier)?.with_client_cert_resolver(Arc::<Chooser>::clone(&chooser));
         config.alpn_protocols.clone_from(&self.alpn);
-        let stream = connect(config, stream, &verifier, self.pq).await?;
+        let stream = connect(config, stream, expect.server_name(), &verifier, self.pq).await?;
         let current = Arc::clone(&self.members.borrow());
         // What was found holds only for the map it was found in.
         let found = verifier.found().filter(|_| Arc::ptr_eq(&members, &current)).cloned();
-        let signatures = [verifier.scheme(), chooser.scheme()];
-        let peer = describe(stream.get_ref().1, found, signatures, &current, self.pq)?;
+        let peer = describe(stream.get_ref().1, found, verifier.scheme(), &chooser, &current)?;
         expect.check(&peer.caller)?;
         Ok((stream, peer))
     }
@@ -125,7 +136,7 @@ where
     }));
     let mut config = builder(&provider, &verifier)?.with_no_client_auth();
     config.alpn_protocols = vec![join::ALPN.to_vec()];
-    let stream = connect(config, stream, &verifier, Pq::Require).await?;
+    let stream = connect(config, stream, None, &verifier, Pq::Require).await?;
     let connection = stream.get_ref().1;
     if connection.alpn_protocol() != Some(join::ALPN) {
         return Err(Reason::AlpnRefused.because("nobody can join at that address").into());
@@ -150,6 +161,7 @@ fn builder<T: Send + Sync + 'static>(
 async fn connect<S, T>(
     mut config: ClientConfig,
     stream: S,
+    server_name: Option<ServerName<'static>>,
     verifier: &Verifier<T>,
     pq: Pq,
 ) -> Result<TlsStream<S>, Error>
@@ -157,9 +169,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     config.resumption = Resumption::disabled();
-    // Who the peer is follows from its SVID; its name on the wire would only tell others.
-    config.enable_sni = false;
-    let name = ServerName::try_from("sagemesh.invalid").expect("a valid DNS name");
+    // Who the peer is follows from its SVID; where one port has one identity, a name would only tell others.
+    config.enable_sni = server_name.is_some();
+    let nobody = || ServerName::try_from("sagemesh.invalid").expect("a valid DNS name");
+    let name = server_name.unwrap_or_else(nobody);
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream);
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => Ok(stream),

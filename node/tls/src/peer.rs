@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{CommonState, NamedGroup, SignatureScheme};
 
 use identity::{Caller, Members};
-use types::{Algorithm, Now, Reason, Refusal};
+use types::{Algorithm, Now, Reason, Refusal, SpiffeId};
 
 use crate::chooser::Chooser;
 use crate::verifier::Verifier;
@@ -49,6 +49,8 @@ impl Pq {
 pub struct Peer {
     /// Who it is.
     pub caller: Caller,
+    /// Whom this side presented itself as.
+    pub own: SpiffeId,
     /// The key-exchange group.
     pub group: Option<NamedGroup>,
     /// The algorithm by which the peer proved its key.
@@ -124,15 +126,15 @@ pub(crate) fn explain<T>(err: io::Error, verifier: &Verifier<T>, chooser: Option
     }
 }
 
-/// Reads off a finished handshake what there is to know of the peer. `signatures` are the peer's and our own.
+/// Reads off a finished handshake what there is to know of the peer. `signature` is the peer's.
 pub(crate) fn describe(
     state: &CommonState,
     found: Option<Result<Caller, Refusal>>,
-    signatures: [Option<SignatureScheme>; 2],
+    signature: Option<SignatureScheme>,
+    chooser: &Chooser,
     members: &Members,
-    pq: Pq,
 ) -> Result<Peer, Error> {
-    let [signature, own_signature] = signatures;
+    let (own, own_signature, pq) = (chooser.svids.id.clone(), chooser.scheme(), chooser.pq);
     let alpn = state.alpn_protocol().map(<[u8]>::to_vec).unwrap_or_default();
     if alpn.is_empty() {
         return Err(Reason::AlpnRefused.because("the peer names no application protocol").into());
@@ -143,7 +145,7 @@ pub(crate) fn describe(
         None => identity::verify(state.peer_certificates().unwrap_or_default(), Now::read(), members)?,
     };
     let group = state.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
-    let peer = Peer { caller, group, signature, own_signature, alpn };
+    let peer = Peer { caller, own, group, signature, own_signature, alpn };
     if pq == Pq::Require && !peer.is_post_quantum() {
         return Err(Reason::PqRequired
             .because(format!("the connection to {peer} is not post-quantum"))

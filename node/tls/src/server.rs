@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage};
 use rustls::version::TLS13;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
@@ -13,12 +13,16 @@ use tokio_rustls::server::TlsStream;
 
 use identity::join::{self, Exporter};
 use identity::{Caller, Members};
-use types::Reason;
+use types::{Reason, Refusal};
 
 use crate::chooser::Chooser;
 use crate::peer::{Error, HANDSHAKE_TIMEOUT, Peer, Pq, describe, explain};
 use crate::svids::Svids;
 use crate::verifier::Verifier;
+
+/// The fatal alert `unrecognized_name` in the clear, as before any key is agreed on (RFC 8446, sections 5.1
+/// and 6): rustls has no way to send it.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Whether newcomers may ask to join at this port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +53,31 @@ pub enum Accepted<S> {
     Newcomer(Box<TlsStream<S>>, Exporter),
 }
 
+/// Answers what to present to a hello that asks for this name (SNI, in lower case), or why nothing.
+pub type ByName = dyn Fn(Option<&str>) -> Result<Arc<Svids>, Refusal> + Send + Sync;
+
+/// Whom a port speaks for.
+#[derive(Clone)]
+enum Identity {
+    One(watch::Receiver<Arc<Svids>>),
+    ByName(Arc<ByName>),
+}
+
+impl Identity {
+    fn svids(&self, name: Option<&str>) -> Result<Arc<Svids>, Refusal> {
+        match self {
+            Self::One(svids) => Ok(Arc::clone(&svids.borrow())),
+            Self::ByName(choose) => choose(name),
+        }
+    }
+}
+
 /// Accepts connections on streams that a listener hands to it.
 #[derive(Clone)]
 pub struct Server {
     config: Config,
     provider: Arc<rustls::crypto::CryptoProvider>,
-    svids: watch::Receiver<Arc<Svids>>,
+    identity: Identity,
     members: watch::Receiver<Arc<Members>>,
 }
 
@@ -66,8 +89,18 @@ impl Server {
         svids: watch::Receiver<Arc<Svids>>,
         members: watch::Receiver<Arc<Members>>,
     ) -> Self {
+        Self::of(config, Identity::One(svids), members)
+    }
+
+    /// A server that speaks for many: `choose` says for each hello what to present. Whom it refuses gets the
+    /// TLS alert `unrecognized_name` (RFC 6066, section 3).
+    pub fn by_name(config: Config, choose: Arc<ByName>, members: watch::Receiver<Arc<Members>>) -> Self {
+        Self::of(config, Identity::ByName(choose), members)
+    }
+
+    fn of(config: Config, identity: Identity, members: watch::Receiver<Arc<Members>>) -> Self {
         debug_assert!(!config.alpn.is_empty() && !config.alpn.iter().any(|it| it == join::ALPN));
-        Self { provider: config.pq.provider(), config, svids, members }
+        Self { provider: config.pq.provider(), config, identity, members }
     }
 
     /// Shakes hands with whoever is at the other end of `stream`.
@@ -85,9 +118,20 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(Error::Handshake)?;
+        let mut start =
+            LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(Error::Handshake)?;
         let wish = wish(&start.client_hello());
-        let chooser = Arc::new(Chooser::new(Arc::clone(&self.svids.borrow()), self.config.pq));
+        let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
+        let svids = match self.identity.svids(name.as_deref()) {
+            Ok(svids) => svids,
+            Err(refusal) => {
+                // Whether the peer hears why changes nothing.
+                let _ = start.io.write_all(&UNRECOGNIZED_NAME).await;
+                let _ = start.io.shutdown().await;
+                return Err(refusal.into());
+            }
+        };
+        let chooser = Arc::new(Chooser::new(svids, self.config.pq));
         match wish {
             Wish::Join if self.config.newcomers == Newcomers::Welcome => {
                 let config = self.join_config(chooser)?;
@@ -136,8 +180,7 @@ impl Server {
         // What was found holds only for the map it was found in.
         let current = Arc::clone(&self.members.borrow());
         let found = verifier.found().filter(|_| Arc::ptr_eq(&members, &current)).cloned();
-        let signatures = [verifier.scheme(), chooser.scheme()];
-        let peer = describe(stream.get_ref().1, found, signatures, &current, pq)?;
+        let peer = describe(stream.get_ref().1, found, verifier.scheme(), &chooser, &current)?;
         Ok(Accepted::Peer(Box::new(stream), Box::new(peer)))
     }
 

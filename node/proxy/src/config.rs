@@ -1,0 +1,169 @@
+//! What can be set about carrying calls.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use types::ServiceName;
+
+use crate::error::Error;
+
+/// Most tunnels of one node.
+const TUNNELS_MAX: usize = 256;
+/// Slow readers that one connection holds data for until all its calls wait.
+const WINDOWS_PER_CONNECTION: u32 = 16;
+
+/// A local port whose connections go to a service as bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Where callers on this machine connect.
+    pub listen: SocketAddr,
+    /// Which service they reach.
+    pub service: ServiceName,
+}
+
+/// What can be set about carrying calls. `Config::default()` is what ships.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where callers on this machine connect, in the clear (h2c). Default `127.0.0.1:7480`. A loopback
+    /// address: callers elsewhere cannot be attested. Port 0 lets the system choose.
+    pub outbound: SocketAddr,
+    /// A Unix socket for the same, which works from any network namespace. Default none. gRPC-core sends the
+    /// path of such a socket as `:authority`, which is no authority: its callers set the channel option
+    /// `grpc.default_authority` to the service.
+    pub socket: Option<PathBuf>,
+    /// Where other nodes and stock clients connect, over mutual TLS. Default `[::]:7450`.
+    pub inbound: SocketAddr,
+    /// Local ports that go to a service as bytes, at most 256. Default none.
+    pub tunnels: Vec<Tunnel>,
+    /// How post-quantum connections to other nodes must be. Default `Require`. Inbound takes stock clients
+    /// and always prefers.
+    pub pq: tls::Pq,
+    /// How calls are routed.
+    pub route: route::Config,
+    /// Most connections at once, each of outbound, inbound and tunnels. Default 1,024, from 8 to 65,536. More
+    /// are closed at once. A hostile member can make this node hold 16 stream windows a connection.
+    pub connections_max: u32,
+    /// Most calls at once on one connection. Default 1,000, from 1 to 10,000. More wait at the caller.
+    pub streams_max: u32,
+    /// Most bytes of one call's headers. Default 32 KiB, from 4 KiB to 1 MiB.
+    pub header_bytes_max: u32,
+    /// Bytes of one body that may wait for a slow reader. Default 256 KiB, from 64 KiB to 16 MiB. More is
+    /// faster over long distances; a whole connection holds 16 times as much.
+    pub window_bytes: u32,
+    /// How long a connection may take to be made, and again how long until its other end has let this one in.
+    /// Default 1 s, from 50 ms to 1 min.
+    pub connect_timeout: Duration,
+    /// How often a connection to another node is asked for a sign of life while calls are in flight. Default
+    /// 1 s, from 100 ms to 1 min.
+    pub ping_interval: Duration,
+    /// How long that sign may take; then all calls on the connection are lost. Default 1 s, from 100 ms to
+    /// 1 min. Shorter finds cut paths sooner and loses calls on bad networks.
+    pub ping_timeout: Duration,
+    /// How long a connection to another node may stay without a call. Default 5 min, from 1 s to 1 h.
+    pub idle_timeout: Duration,
+    /// How long calls may take to end when the node stops. Default 10 s, from 0 to 5 min.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            outbound: SocketAddr::from((Ipv4Addr::LOCALHOST, 7480)),
+            socket: None,
+            inbound: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7450)),
+            tunnels: Vec::new(),
+            pq: tls::Pq::Require,
+            route: route::Config::default(),
+            connections_max: 1024,
+            streams_max: 1000,
+            header_bytes_max: 32 << 10,
+            window_bytes: 256 << 10,
+            connect_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(1),
+            ping_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(300),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// Bytes of all bodies on one connection that may wait for slow readers.
+    pub(crate) const fn connection_window(&self) -> u32 {
+        self.window_bytes * WINDOWS_PER_CONNECTION
+    }
+
+    /// Refuses what is out of bounds.
+    ///
+    /// # Errors
+    /// [`Error::Bounds`] or [`Error::Route`], naming the field.
+    pub fn check(&self) -> Result<(), Error> {
+        self.route.check()?;
+        let (ms, secs) = (Duration::from_millis, Duration::from_secs);
+        let is_local = |address: &SocketAddr| address.ip().is_loopback();
+        let sign = ms(100)..=secs(60);
+        let rules = [
+            (is_local(&self.outbound), "proxy.outbound", "a loopback address, such as 127.0.0.1:7480"),
+            (
+                self.tunnels.len() <= TUNNELS_MAX && self.tunnels.iter().all(|it| is_local(&it.listen)),
+                "proxy.tunnels",
+                "at most 256, each on a loopback address",
+            ),
+            ((8..=65_536).contains(&self.connections_max), "proxy.connections_max", "8 to 65,536"),
+            ((1..=10_000).contains(&self.streams_max), "proxy.streams_max", "1 to 10,000"),
+            (
+                (4 << 10..=1 << 20).contains(&self.header_bytes_max),
+                "proxy.header_bytes_max",
+                "4 KiB to 1 MiB",
+            ),
+            ((64 << 10..=16 << 20).contains(&self.window_bytes), "proxy.window_bytes", "64 KiB to 16 MiB"),
+            ((ms(50)..=secs(60)).contains(&self.connect_timeout), "proxy.connect_timeout", "50 ms to 1 min"),
+            (sign.contains(&self.ping_interval), "proxy.ping_interval", "100 ms to 1 min"),
+            (sign.contains(&self.ping_timeout), "proxy.ping_timeout", "100 ms to 1 min"),
+            ((secs(1)..=secs(3600)).contains(&self.idle_timeout), "proxy.idle_timeout", "1 s to 1 h"),
+            (self.drain_timeout <= secs(300), "proxy.drain_timeout", "0 to 5 min"),
+        ];
+        match rules.into_iter().find(|(is_kept, ..)| !is_kept) {
+            Some((_, field, bounds)) => Err(Error::Bounds { field, bounds }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_is_kept_and_named() {
+        #[track_caller]
+        fn check(set: fn(&mut Config), expected: Option<&str>) {
+            let mut config = Config::default();
+            set(&mut config);
+            let found = match config.check() {
+                Ok(()) => None,
+                Err(Error::Bounds { field, .. }) => Some(field),
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(found, expected);
+        }
+        let tunnel = |listen: &str| Tunnel {
+            listen: listen.parse().expect("an address"),
+            service: "db".parse().expect("a name"),
+        };
+        check(|_| {}, None);
+        assert!(Config { tunnels: vec![tunnel("127.0.0.1:5432")], ..Config::default() }.check().is_ok());
+        assert!(Config { tunnels: vec![tunnel("0.0.0.0:5432")], ..Config::default() }.check().is_err());
+        check(|config| config.outbound.set_ip(Ipv4Addr::UNSPECIFIED.into()), Some("proxy.outbound"));
+        check(|config| config.connections_max = 1, Some("proxy.connections_max"));
+        check(|config| config.streams_max = 0, Some("proxy.streams_max"));
+        check(|config| config.header_bytes_max = 1, Some("proxy.header_bytes_max"));
+        check(|config| config.window_bytes = u32::MAX, Some("proxy.window_bytes"));
+        check(|config| config.connect_timeout = Duration::ZERO, Some("proxy.connect_timeout"));
+        check(|config| config.ping_interval = Duration::ZERO, Some("proxy.ping_interval"));
+        check(|config| config.ping_timeout = Duration::MAX, Some("proxy.ping_timeout"));
+        check(|config| config.idle_timeout = Duration::ZERO, Some("proxy.idle_timeout"));
+        check(|config| config.drain_timeout = Duration::MAX, Some("proxy.drain_timeout"));
+    }
+}

@@ -1,0 +1,120 @@
+//! The ports, and the tasks that serve what comes in by them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use types::ServiceName;
+
+use crate::metrics::{Count, Counts};
+use crate::room::Shared;
+use crate::socket::{self, SILENCE_MAX};
+use crate::{inbound, outbound, tunnel};
+
+/// How long nothing is accepted after that failed: it fails again until files are closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A port, and whose it is.
+pub(crate) enum Door {
+    /// Callers on this machine.
+    Outbound(TcpListener),
+    /// The same by a Unix socket.
+    Socket(UnixListener),
+    /// Other nodes and stock clients.
+    Inbound(TcpListener),
+    /// Callers of one service, as bytes.
+    Tunnel(TcpListener, ServiceName),
+}
+
+enum Stream {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Outbound(listener) | Self::Inbound(listener) | Self::Tunnel(listener, _) => {
+                listener.accept().await.map(|(stream, address)| Stream::Tcp(stream, address))
+            }
+            Self::Socket(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+
+    /// Serves until `drain`, then waits for the connections to end. They are ended when this is dropped.
+    pub(crate) async fn serve(self, shared: Arc<Shared>, permits: Arc<Semaphore>, drain: CancellationToken) {
+        let counts = Arc::clone(&shared.ground.counts);
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => break,
+                Some(ended) = connections.join_next() => note(&counts, ended),
+                accepted = self.accept() => match accepted {
+                    Ok(stream) => match Arc::clone(&permits).try_acquire_owned() {
+                        Ok(permit) => {
+                            let serving = self.connection(&shared, stream, drain.clone());
+                            connections.spawn(async move {
+                                let _permit = permit;
+                                serving.await;
+                            });
+                        }
+                        Err(_) => {
+                            counts.add(Count::ConnectionShed);
+                            debug!("shed a connection: proxy.connections_max are open");
+                        }
+                    },
+                    Err(err) => {
+                        warn!(error = %err, "failed to accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(self);
+        while let Some(ended) = connections.join_next().await {
+            note(&counts, ended);
+        }
+    }
+
+    fn connection(
+        &self,
+        shared: &Arc<Shared>,
+        stream: Stream,
+        drain: CancellationToken,
+    ) -> futures::future::BoxFuture<'static, ()> {
+        let shared = Arc::clone(shared);
+        match (self, stream) {
+            (Self::Inbound(_), Stream::Tcp(stream, address)) => {
+                Box::pin(inbound::connection(shared, stream, address, drain))
+            }
+            (Self::Tunnel(_, service), Stream::Tcp(stream, address)) => {
+                Box::pin(tunnel::open(shared, stream, address, service.clone(), drain))
+            }
+            (_, Stream::Tcp(stream, address)) => Box::pin(async move {
+                let prepared = socket::prepare(&stream, SILENCE_MAX).and_then(|()| stream.local_addr());
+                if let Ok(local) = prepared {
+                    let owner = shared.attestor.caller(local, address).await;
+                    outbound::connection(shared, stream, owner, drain).await;
+                }
+            }),
+            (_, Stream::Unix(stream)) => Box::pin(async move {
+                let owner = shared.attestor.peer(&stream);
+                outbound::connection(shared, stream, owner, drain).await;
+            }),
+        }
+    }
+}
+
+fn note(counts: &Counts, ended: Result<(), JoinError>) {
+    if ended.is_err_and(|err| err.is_panic()) {
+        counts.add(Count::ConnectionPanicked);
+    }
+}

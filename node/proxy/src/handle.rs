@@ -1,0 +1,45 @@
+//! What other rooms hold of this one.
+
+use std::sync::Arc;
+
+use types::call::CallStats;
+use types::{EdgeKey, Reason, ServiceName};
+
+use crate::connections::ConnectionView;
+use crate::metrics::Count;
+use crate::room::Shared;
+
+/// Tells what is carried. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// What was counted of calls since the last time this was asked, by who calls whom: calls of this node's
+    /// services, as they saw them, and calls of stock clients for its services. Calls that proxies of other
+    /// nodes send are counted there. At most 4,096 edges.
+    pub fn stats(&self) -> Vec<(EdgeKey, CallStats)> {
+        self.shared.ground.edges.take()
+    }
+
+    /// The open connections to other nodes and stock clients.
+    pub fn connections(&self) -> Vec<ConnectionView> {
+        self.shared.ground.connections.views()
+    }
+
+    /// What is held of each endpoint of a service, sorted by node; empty if the service is unknown.
+    pub fn explain(&self, service: &ServiceName) -> Vec<route::View> {
+        self.shared.routes.endpoints(service)
+    }
+
+    /// How often something has happened since the start.
+    pub fn count(&self, count: Count) -> u64 {
+        self.shared.ground.counts.of(count)
+    }
+
+    /// How many calls, tunnels and connections were refused for a reason since the start.
+    pub fn refused(&self, reason: Reason) -> u64 {
+        self.shared.ground.counts.refused(reason)
+    }
+}

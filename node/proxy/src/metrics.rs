@@ -1,0 +1,95 @@
+//! What the room counts. The daemon reads it and exports it; a label is never a peer or an address.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use types::Reason;
+
+macro_rules! counts {
+    ($($(#[$doc:meta])+ $name:ident = $metric:literal, $error:literal;)+) => {
+        /// Something that is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Count {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Count {
+            /// All of them, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The metric's name, and its `error.type` label, empty where nothing failed.
+            pub const fn metric(self) -> (&'static str, &'static str) {
+                match self { $(Self::$name => ($metric, $error),)+ }
+            }
+        }
+    };
+}
+
+counts! {
+    /// Connections of callers on this machine.
+    OutboundConnection = "sagemesh.proxy.outbound.connections", "";
+    /// Connections of other nodes and stock clients that were let in.
+    InboundConnection = "sagemesh.proxy.inbound.connections", "";
+    /// Connections of other nodes and stock clients that were refused by who they are or whom they mean.
+    InboundRefused = "sagemesh.proxy.inbound.connections", "refused";
+    /// Connections of other nodes and stock clients that failed before they said who they are.
+    InboundFailed = "sagemesh.proxy.inbound.connections", "failed";
+    /// Connections made to other nodes.
+    UpstreamConnection = "sagemesh.proxy.upstream.connections", "";
+    /// Connections to other nodes that could not be made.
+    UpstreamFailed = "sagemesh.proxy.upstream.connections", "failed";
+    /// Connections to other nodes given up because they fell silent.
+    UpstreamSilent = "sagemesh.proxy.upstream.connections", "silent";
+    /// Connections cut because their peer no longer counts.
+    ConnectionCut = "sagemesh.proxy.connections", "cut";
+    /// Connections closed at once because there were too many.
+    ConnectionShed = "sagemesh.proxy.connections", "shed";
+    /// Connections that ended because their task panicked.
+    ConnectionPanicked = "sagemesh.proxy.connections", "panicked";
+    /// Calls of callers on this machine.
+    OutboundCall = "sagemesh.proxy.outbound.calls", "";
+    /// Calls for services on this machine.
+    InboundCall = "sagemesh.proxy.inbound.calls", "";
+    /// Attempts beyond the first of a call.
+    CallRetried = "sagemesh.proxy.retries", "";
+    /// Tunnels opened by callers on this machine.
+    OutboundTunnel = "sagemesh.proxy.outbound.tunnels", "";
+    /// Tunnels to services on this machine.
+    InboundTunnel = "sagemesh.proxy.inbound.tunnels", "";
+    /// Edges beyond as many as are counted.
+    EdgeShed = "sagemesh.proxy.edges", "shed";
+}
+
+/// What the counter of refusals is called; its `error.type` label is the reason's code.
+pub const REFUSALS: &str = "sagemesh.proxy.refusals";
+
+/// The figures, from zero at the start of the room.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    counts: [AtomicU64; Count::ALL.len()],
+    refused: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let zero = |_| AtomicU64::new(0);
+        Self { counts: std::array::from_fn(zero), refused: std::array::from_fn(zero) }
+    }
+}
+
+impl Counts {
+    pub(crate) fn add(&self, count: Count) {
+        self.counts[count as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn of(&self, count: Count) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn refuse(&self, reason: Reason) {
+        self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn refused(&self, reason: Reason) -> u64 {
+        self.refused[reason as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,319 @@
+//! Calls of processes on this machine: who calls, whom, and where to.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Request, response};
+use tls::{Client, Svids};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use attest::Owner;
+use route::{Attempt, EndpointId, Outcome, Route};
+use types::{Reason, Refusal, ServiceName, SpiffeId};
+
+use crate::call::{Call, Carried, End, Limits, Sent, Timing};
+use crate::connections::Load;
+use crate::edges::{Counted, Tally};
+use crate::headers;
+use crate::link::{Far, H2, Lease, To};
+use crate::metrics::Count;
+use crate::pool::Key;
+use crate::refusal;
+use crate::room::Shared;
+use crate::routes::Pending;
+use crate::serve::{Life, serve};
+use crate::table::Table;
+
+/// Endpoints that one call is tried at: the most that `route.attempts_max` can be. `route` says how many.
+pub(crate) const ATTEMPTS_MAX: usize = 10;
+
+/// A service on this node that calls.
+pub(crate) struct Caller {
+    pub(crate) service: ServiceName,
+    pub(crate) id: SpiffeId,
+    pub(crate) svids: watch::Receiver<Arc<Svids>>,
+    client: Client,
+}
+
+impl Caller {
+    /// The service that a process is, with what it calls by.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(crate) fn of(owner: &Owner, table: &Table, shared: &Shared, alpn: &[u8]) -> Result<Self, Refusal> {
+        let (service, local) = table.caller(owner)?;
+        let pq = shared.ground.config.pq;
+        let members = shared.members.clone();
+        Ok(Self {
+            service: service.clone(),
+            id: table.id(service),
+            svids: local.svids.clone(),
+            client: Client::new(pq, vec![alpn.to_vec()], local.svids.clone(), members),
+        })
+    }
+
+    /// How an endpoint is reached as this caller.
+    pub(crate) fn far(&self, endpoint: &route::Endpoint) -> Far {
+        Far {
+            client: self.client.clone(),
+            svids: self.svids.clone(),
+            target: target(&endpoint.id),
+            address: endpoint.address,
+        }
+    }
+}
+
+/// The service at an endpoint.
+pub(crate) fn target(endpoint: &EndpointId) -> SpiffeId {
+    SpiffeId::service(endpoint.node.clone(), endpoint.service.clone())
+}
+
+/// Who calls over one connection, by the table of the moment.
+struct Callers {
+    owner: Result<Owner, Refusal>,
+    seen: Option<(Arc<Table>, Result<Arc<Caller>, Refusal>)>,
+}
+
+impl Callers {
+    fn caller(&mut self, shared: &Shared) -> (Arc<Table>, Result<Arc<Caller>, Refusal>) {
+        let table = Arc::clone(&shared.table.borrow());
+        match &self.seen {
+            Some((seen, caller)) if Arc::ptr_eq(seen, &table) => (table, caller.clone()),
+            _ => {
+                let owner = self.owner.as_ref().map_err(Refusal::clone);
+                let caller = owner.and_then(|owner| Caller::of(owner, &table, shared, H2)).map(Arc::new);
+                self.seen = Some((Arc::clone(&table), caller.clone()));
+                (table, caller)
+            }
+        }
+    }
+}
+
+/// Carries the calls of one connection. One whose owner is no service is served as well: its calls are
+/// refused, each with the advice that its caller needs.
+pub(crate) async fn connection<T: AsyncRead + AsyncWrite + Unpin>(
+    shared: Arc<Shared>,
+    stream: T,
+    owner: Result<Owner, Refusal>,
+    drain: CancellationToken,
+) {
+    shared.ground.counts.add(Count::OutboundConnection);
+    if let Err(refusal) = &owner {
+        info!(error.type = refusal.reason.code(), error = %refusal, "failed to tell who calls");
+    }
+    let mut callers = Callers { owner, seen: None };
+    let life = Life { drain, cut: CancellationToken::new(), load: Arc::<Load>::default() };
+    let on_call = |incoming: Call| {
+        let (table, caller) = callers.caller(&shared);
+        call(Arc::clone(&shared), table, caller, incoming)
+    };
+    let ended = serve(stream, &shared.ground.config, &shared.ground.counts, &life, on_call).await;
+    if let Err(err) = ended {
+        debug!(error = %err, "the connection of a caller broke");
+    }
+}
+
+/// What a call asks for.
+struct Plan {
+    service: ServiceName,
+    deadline: Option<Instant>,
+}
+
+fn plan(call: &Call, table: &Table) -> Result<Plan, Refusal> {
+    headers::check(&call.head)?;
+    let host = headers::host(&call.head).unwrap_or_default();
+    let service = table.named(host).ok_or_else(|| {
+        let form = format!("`:authority` is `{host}` and must be SERVICE or SERVICE.svc.{}", table.mesh);
+        Reason::ServiceUnknown.because(form)
+    })?;
+    let timeout = headers::timeout(&call.head.headers)?;
+    Ok(Plan { service, deadline: timeout.map(|within| Instant::now() + within) })
+}
+
+/// Carries one call.
+async fn call(shared: Arc<Shared>, table: Arc<Table>, caller: Result<Arc<Caller>, Refusal>, mut call: Call) {
+    shared.ground.counts.add(Count::OutboundCall);
+    if !headers::is_grpc(&call.head.headers) {
+        return call.answer(refusal::not_grpc());
+    }
+    let planned = caller.and_then(|caller| Ok((caller, plan(&call, &table)?)));
+    let (caller, plan) = match planned {
+        Ok(planned) => planned,
+        Err(refusal) => return refuse(&shared, call, &refusal),
+    };
+    let mut tried: Vec<EndpointId> = Vec::new();
+    let mut last: Option<Refusal> = None;
+    while tried.len() < ATTEMPTS_MAX {
+        let attempt = if tried.is_empty() { Attempt::First } else { Attempt::Again(&tried) };
+        let request = route::Request { service: &plan.service, deadline: plan.deadline, attempt };
+        let (route, pending) = match shared.routes.decide(&request) {
+            Ok(decided) => decided,
+            Err(refusal) => {
+                last.get_or_insert(refusal);
+                break;
+            }
+        };
+        if !tried.is_empty() {
+            shared.ground.counts.add(Count::CallRetried);
+        }
+        let n_tried = tried.len();
+        match attempt_at(&shared, &caller, &plan, &route, pending, (call, n_tried)).await {
+            None => return,
+            Some((back, refusal)) => {
+                call = *back;
+                last = Some(refusal);
+                tried.push(route.endpoint.id.clone());
+            }
+        }
+    }
+    let refusal = last.unwrap_or_else(|| Reason::NoEndpoint.because("no endpoint was tried"));
+    if let Some(endpoint) = tried.last() {
+        let mut counted = shared.ground.edges.of(caller.id.clone(), target(endpoint)).enter();
+        let (status, refused) = (Some(refusal.reason.status() as u8), Some(refusal.reason));
+        counted.tally = Tally { status, refused, retried: tried.len() as u64 - 1, ..Tally::default() };
+    }
+    refuse(&shared, call, &refusal);
+}
+
+fn refuse(shared: &Shared, call: Call, refusal: &Refusal) {
+    shared.ground.counts.refuse(refusal.reason);
+    debug!(error.type = refusal.reason.code(), error = %refusal, "refused a call");
+    call.refuse(refusal);
+}
+
+/// Tries a call at one endpoint. Answers the call, and why, if it reached no server there.
+async fn attempt_at(
+    shared: &Shared,
+    caller: &Caller,
+    plan: &Plan,
+    route: &Route,
+    pending: Pending,
+    (mut call, n_tried): (Call, usize),
+) -> Option<(Box<Call>, Refusal)> {
+    let far = caller.far(&route.endpoint);
+    let (target, address) = (far.target.clone(), far.address);
+    let lane = shared.pool.lane(Key { caller: caller.service.clone(), target, address });
+    let to = To::Node(Box::new(far));
+    let lease = tokio::select! {
+        biased;
+        lease = lane.lease(&to, &shared.ground, &shared.tasks) => lease,
+        () = call.is_gone() => return None,
+        () = sleep_until(route.deadline.into()) => {
+            pending.report(Outcome::TimedOut);
+            let refusal = Reason::DeadlineExceeded.because(format!("no connection to {address} in time"));
+            refuse(shared, call, &refusal);
+            return None;
+        }
+    };
+    match lease {
+        Ok(lease) => send(shared, plan, route, pending, (call, n_tried), lease).await,
+        Err(refusal) => {
+            pending.report(Outcome::Unsent);
+            Some((Box::new(call), refusal))
+        }
+    }
+}
+
+/// Sends a call to an endpoint over a connection that takes calls.
+async fn send(
+    shared: &Shared,
+    plan: &Plan,
+    route: &Route,
+    pending: Pending,
+    (call, n_tried): (Call, usize),
+    mut lease: Lease,
+) -> Option<(Box<Call>, Refusal)> {
+    let now = Instant::now();
+    let limits = match plan.deadline {
+        Some(_) => Limits { deadline: Some(route.deadline), answer_within: None },
+        None => Limits { deadline: None, answer_within: Some(route.deadline.saturating_duration_since(now)) },
+    };
+    let head = onward(&call, limits.deadline);
+    let mut counted: Option<Counted> = lease.link.edge.as_ref().map(|edge| edge.enter());
+    let mut tally = Tally { retried: n_tried as u64, ..Tally::default() };
+    let mut pending = Some(pending);
+    let on_head = |head: &mut response::Parts, timing: &Timing, is_end: bool| {
+        let status = is_end.then(|| headers::status(&head.headers)).flatten();
+        if let Some(pending) = pending.take() {
+            pending.report(Outcome::Answered { latency: timing.latency, status });
+        }
+        tally.latency = Some(timing.latency);
+        tally.gap =
+            timing.own.zip(headers::server_time(&head.headers)).map(|(own, far)| own.saturating_sub(far));
+        tally.refused = headers::refused(&head.headers);
+        headers::strip(&mut head.headers);
+    };
+    let Carried { sent, request_bytes, response_bytes } =
+        call.exchange(&mut lease, head, limits, on_head).await;
+    (tally.request_bytes, tally.response_bytes) = (request_bytes, response_bytes);
+    let (outcome, back) = match sent {
+        Sent::Ended(end) => (conclude(shared, end, &mut tally), None),
+        Sent::Unsent(call, refusal) => {
+            tally.is_void = true;
+            (Outcome::Unsent, Some((call, refusal)))
+        }
+    };
+    if let Some(pending) = pending {
+        pending.report(outcome);
+    }
+    if let Some(counted) = &mut counted {
+        counted.tally = tally;
+    }
+    back
+}
+
+/// Counts the end of a call, and says what it means to the router if that has not heard of it yet.
+fn conclude(shared: &Shared, end: End, tally: &mut Tally) -> Outcome {
+    let refused = |tally: &mut Tally, reason: Reason| {
+        shared.ground.counts.refuse(reason);
+        tally.refused = Some(reason);
+        tally.status = Some(reason.status() as u8);
+    };
+    match end {
+        End::Answered(status) => {
+            // A call that ends without a status ended with UNKNOWN, as its caller sees it.
+            tally.status = Some(status.unwrap_or(2));
+            Outcome::Cancelled
+        }
+        End::Unsent(reason) => {
+            refused(tally, reason);
+            Outcome::Unsent
+        }
+        End::Lost => {
+            refused(tally, Reason::CallLost);
+            tally.status = None;
+            Outcome::Lost
+        }
+        End::Reset => Outcome::Lost,
+        End::TimedOut => {
+            refused(tally, Reason::DeadlineExceeded);
+            Outcome::TimedOut
+        }
+        End::Cancelled => {
+            tally.status = Some(CANCELLED);
+            Outcome::Cancelled
+        }
+    }
+}
+
+/// The gRPC status of a call whose caller went away.
+const CANCELLED: u8 = 1;
+
+/// The request as the other node's proxy gets it.
+fn onward(call: &Call, deadline: Option<Instant>) -> Request<()> {
+    let mut request = headers::onward(&call.head, Scheme::HTTPS);
+    let map: &mut HeaderMap = request.headers_mut();
+    headers::strip(map);
+    map.remove(headers::CLIENT_CERT);
+    map.insert(headers::TIMING, HeaderValue::from_static("1"));
+    if let Some(deadline) = deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        map.insert(headers::GRPC_TIMEOUT, headers::format_timeout(left));
+    }
+    request
+}

@@ -1,0 +1,173 @@
+//! The room: binds, serves its ports, follows the table and the member map, and drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tls::Server;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use attest::Attestor;
+use identity::Members;
+
+use crate::config::Config;
+use crate::doors::Door;
+use crate::edges::Edges;
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::inbound;
+use crate::link::Ground;
+use crate::metrics::Counts;
+use crate::pool::Pool;
+use crate::routes::Routes;
+use crate::socket;
+use crate::table::Table;
+use crate::tasks::Tasks;
+
+/// How often open connections are looked at though nothing changed: records end by themselves.
+const TICK: Duration = Duration::from_secs(5);
+
+/// What all connections and calls use.
+pub(crate) struct Shared {
+    pub(crate) ground: Arc<Ground>,
+    pub(crate) table: watch::Receiver<Arc<Table>>,
+    pub(crate) members: watch::Receiver<Arc<Members>>,
+    pub(crate) server: Server,
+    pub(crate) attestor: Attestor,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) pool: Pool,
+    pub(crate) tasks: Tasks,
+}
+
+/// The proxy of this node, not yet running.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    doors: Vec<Door>,
+    outbound: SocketAddr,
+    inbound: SocketAddr,
+    tunnels: Vec<SocketAddr>,
+}
+
+impl Proxy {
+    /// Holds the ports. Calls are carried by what `table` holds, and connections let in by what `members`
+    /// holds, each at the time.
+    ///
+    /// # Errors
+    /// A field out of bounds, a port that cannot be had, or a kernel that does not tell who calls.
+    pub async fn bind(
+        config: Config,
+        table: watch::Receiver<Arc<Table>>,
+        members: watch::Receiver<Arc<Members>>,
+    ) -> Result<Self, Error> {
+        config.check()?;
+        let attestor = Attestor::new()?;
+        let (listener, outbound) = listen(config.outbound, "proxy.outbound").await?;
+        let mut doors = vec![Door::Outbound(listener)];
+        let (listener, inbound) = listen(config.inbound, "proxy.inbound").await?;
+        doors.push(Door::Inbound(listener));
+        let mut tunnels = Vec::new();
+        for tunnel in &config.tunnels {
+            let (listener, address) = listen(tunnel.listen, "outbound.listen").await?;
+            doors.push(Door::Tunnel(listener, tunnel.service.clone()));
+            tunnels.push(address);
+        }
+        if let Some(path) = &config.socket {
+            doors.push(Door::Socket(socket::listen(path).await?));
+        }
+        let counts: Arc<Counts> = Arc::default();
+        let routes = Arc::new(Routes::new(config.route.clone()));
+        routes.update(&table.borrow().endpoints);
+        let edges = Arc::new(Edges::new(Arc::clone(&counts)));
+        let tasks = Tasks::new(Arc::clone(&counts));
+        let server = inbound::server(table.clone(), members.clone());
+        let ground = Arc::new(Ground { config, counts, edges, connections: Arc::default() });
+        let pool = Pool::default();
+        let shared = Arc::new(Shared { ground, table, members, server, attestor, routes, pool, tasks });
+        Ok(Self { shared, doors, outbound, inbound, tunnels })
+    }
+
+    /// Where callers on this machine connect.
+    pub const fn outbound_addr(&self) -> SocketAddr {
+        self.outbound
+    }
+
+    /// Where other nodes connect.
+    pub const fn inbound_addr(&self) -> SocketAddr {
+        self.inbound
+    }
+
+    /// The local ports of tunnels, in the order of the configuration.
+    pub fn tunnel_addrs(&self) -> &[SocketAddr] {
+        &self.tunnels
+    }
+
+    /// What other rooms use.
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Carries calls until `shutdown`. Then takes no more, tells callers so (GOAWAY), and waits for those in
+    /// flight, `drain_timeout` at most.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { shared, doors, .. } = self;
+        let config = &shared.ground.config;
+        let n_max = config.connections_max as usize;
+        let [near, far, tunnels] = [(); 3].map(|()| Arc::new(Semaphore::new(n_max)));
+        let mut serving = JoinSet::new();
+        for door in doors {
+            let permits = match &door {
+                Door::Outbound(_) | Door::Socket(_) => &near,
+                Door::Inbound(_) => &far,
+                Door::Tunnel(..) => &tunnels,
+            };
+            serving.spawn(door.serve(Arc::clone(&shared), Arc::clone(permits), shutdown.clone()));
+        }
+        follow(&shared, &shutdown).await;
+        let drained = async { while serving.join_next().await.is_some() {} };
+        if timeout(config.drain_timeout, drained).await.is_err() {
+            info!("stopped before all calls had ended");
+        }
+        serving.shutdown().await;
+        shared.tasks.stop().await;
+        if let Some(path) = &config.socket
+            && let Err(err) = std::fs::remove_file(path)
+        {
+            warn!(error = %err, "failed to remove the Unix socket");
+        }
+    }
+}
+
+/// Follows the table and the member map.
+async fn follow(shared: &Shared, shutdown: &CancellationToken) {
+    let (mut table, mut members) = (shared.table.clone(), shared.members.clone());
+    let (mut is_table_kept, mut is_map_kept) = (true, true);
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // What changed between the binding and now.
+    table.mark_changed();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = table.changed(), if is_table_kept => {
+                is_table_kept = changed.is_ok();
+                shared.routes.update(&table.borrow_and_update().endpoints);
+            }
+            changed = members.changed(), if is_map_kept => is_map_kept = changed.is_ok(),
+            _ = tick.tick() => {}
+        }
+        let current = Arc::clone(&members.borrow_and_update());
+        shared.ground.connections.recheck(&current, &shared.ground.counts);
+    }
+}
+
+async fn listen(wanted: SocketAddr, field: &'static str) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen { address: wanted, field, source };
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}

@@ -1,0 +1,109 @@
+//! One HTTP/2 connection that calls come in by: how it is bounded, driven, and ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::call::Call;
+use crate::config::Config;
+use crate::connections::Load;
+use crate::metrics::{Count, Counts};
+
+/// How long the other end may take to say that it speaks HTTP/2.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that were reset before a call was made of them: more on one connection end it. gRPC clients cancel
+/// often, and rapidly reset streams are an attack (CVE-2023-44487).
+const EARLY_RESETS_MAX: usize = 100;
+
+/// What ends a connection.
+pub(crate) struct Life {
+    /// No further calls; those that run may end.
+    pub(crate) drain: CancellationToken,
+    /// At once.
+    pub(crate) cut: CancellationToken,
+    /// Counts the calls.
+    pub(crate) load: Arc<Load>,
+}
+
+/// Serves calls until the connection ends. Each runs in a task of its own, which ends with the connection.
+///
+/// # Errors
+/// What broke the connection.
+pub(crate) async fn serve<T, F>(
+    stream: T,
+    config: &Config,
+    counts: &Counts,
+    life: &Life,
+    mut on_call: impl FnMut(Call) -> F,
+) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let shaking = timeout(PREFACE_TIMEOUT, builder(config).handshake(stream));
+    let mut connection: Connection<T, Bytes> = tokio::select! {
+        made = shaking => made.unwrap_or_else(|_| Err(h2::Reason::SETTINGS_TIMEOUT.into()))?,
+        () = life.cut.cancelled() => return Ok(()),
+        () = life.drain.cancelled() => return Ok(()),
+    };
+    let mut calls = JoinSet::new();
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            incoming = connection.accept() => match incoming {
+                None => return Ok(()),
+                Some(incoming) => {
+                    let (request, respond) = incoming?;
+                    let call = on_call(Call::new(request, respond));
+                    let held = Held(life.load.enter().then(|| Arc::clone(&life.load)));
+                    calls.spawn(async move {
+                        let _held = held;
+                        call.await;
+                    });
+                }
+            },
+            Some(ended) = calls.join_next() => {
+                if ended.is_err_and(|err| err.is_panic()) {
+                    counts.add(Count::ConnectionPanicked);
+                    connection.abrupt_shutdown(h2::Reason::INTERNAL_ERROR);
+                    return Ok(());
+                }
+            }
+            () = life.drain.cancelled(), if !is_draining => {
+                is_draining = true;
+                connection.graceful_shutdown();
+            }
+            () = life.cut.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Counts a call as in flight until it is dropped.
+struct Held(Option<Arc<Load>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(load) = &self.0 {
+            load.leave();
+        }
+    }
+}
+
+fn builder(config: &Config) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(config.window_bytes)
+        .initial_connection_window_size(config.connection_window())
+        .max_concurrent_streams(config.streams_max)
+        .max_header_list_size(config.header_bytes_max)
+        .max_send_buffer_size(config.window_bytes as usize)
+        .max_concurrent_reset_streams(config.streams_max as usize)
+        .max_pending_accept_reset_streams(EARLY_RESETS_MAX);
+    builder
+}

@@ -1,0 +1,35 @@
+//! Tasks that outlive whoever started them: pooled connections. The room holds them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+
+use crate::metrics::{Count, Counts};
+
+/// Such tasks. Those that panicked are counted when the next one starts or all stop.
+pub(crate) struct Tasks {
+    running: Mutex<JoinSet<()>>,
+    counts: Arc<Counts>,
+}
+
+impl Tasks {
+    pub(crate) fn new(counts: Arc<Counts>) -> Self {
+        Self { running: Mutex::default(), counts }
+    }
+
+    pub(crate) fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(ended) = running.try_join_next() {
+            if ended.is_err_and(|err| err.is_panic()) {
+                self.counts.add(Count::ConnectionPanicked);
+            }
+        }
+        running.spawn(task);
+    }
+
+    /// Ends all of them.
+    pub(crate) async fn stop(&self) {
+        let mut running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        running.shutdown().await;
+    }
+}
