@@ -113,7 +113,8 @@ impl Server {
         let Self { listener, address, socket, shared, health } = self;
         let mut tasks = JoinSet::new();
         let mut ready = shared.node.ready();
-        tell(&health, *ready.borrow_and_update()).await;
+        let is_ready = *ready.borrow_and_update();
+        tell(&health, is_ready).await;
         info!(server.address = %address, socket = %shared.config.socket.display(), "serving the API");
         loop {
             tokio::select! {
@@ -126,7 +127,10 @@ impl Server {
                     Ok((stream, _)) => shared.admit_local(stream, &socket, &mut tasks),
                     Err(err) => pause(&err).await,
                 },
-                Ok(()) = ready.changed() => tell(&health, *ready.borrow_and_update()).await,
+                Ok(()) = ready.changed() => {
+                    let is_ready = *ready.borrow_and_update();
+                    tell(&health, is_ready).await;
+                }
                 Some(ended) = tasks.join_next() => shared.reap(ended),
             }
         }

@@ -24,7 +24,7 @@ use crate::config::{Config, Sources};
 use crate::figures::Figures;
 use crate::keeper::{self, Keeper};
 use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
 use crate::{state, telemetry};
@@ -111,10 +111,8 @@ impl App {
         let (rotation, svids) = Rotation::new(keys.clone(), SpiffeId::node(own.clone()), members.clone())?;
         ground.run("rotation", |stop| rotation.run(stop));
 
-        let links = mesh::Config {
-            seeds: seeds(&config.mesh.seeds, remembered.seeds),
-            ..config.mesh.clone()
-        };
+        let links =
+            mesh::Config { seeds: seeds(&config.mesh.seeds, remembered.seeds), ..config.mesh.clone() };
         let (links, events) = Mesh::bind(links, svids.clone(), members.clone()).await?;
         let (linked_at, linking) = (links.local_addr(), links.handle());
         let (differing, differ) = mpsc::channel(DIFFERING_MAX);
@@ -149,19 +147,19 @@ impl App {
         let (serving, services) = Services::new(context, config.services.clone(), table_in).await?;
         ground.run("services", |stop| serving.run(stop));
 
-        let node = Arc::new(Node::new(
+        let node = Arc::new(Node::new(Rooms {
             own,
             keys,
             sources,
-            keeping.clone(),
-            gossiping.clone(),
-            linking.clone(),
+            config: config.clone(),
+            keeper: keeping.clone(),
+            gossip: gossiping.clone(),
+            links: linking.clone(),
             services,
-            calling.clone(),
-            readiness.pending(),
+            proxy: calling.clone(),
+            pending: readiness.pending(),
             lost,
-            config.clone(),
-        ));
+        }));
         let api = api::Server::bind(config.api.clone(), node.clone(), svids.clone()).await?;
         let bound =
             Bound { mesh: linked_at, inbound, api: api.local_addr(), advertise: config.advertise.clone() };
@@ -225,7 +223,9 @@ impl App {
         self.stop(&mut stop, &mut interrupt).await;
         match failed {
             None => Ok(()),
-            Some(Ok(room)) => bail!("the room `{room}` ended by itself: this is a bug, report it with the log"),
+            Some(Ok(room)) => {
+                bail!("the room `{room}` ended by itself: this is a bug, report it with the log")
+            }
             Some(Err(err)) => Err(err).context("a room failed: this is a bug, report it with the log"),
         }
     }

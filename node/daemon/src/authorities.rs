@@ -33,8 +33,8 @@ pub async fn say(
         return said;
     }
     let sign = |form| authority::sign(keys, KeySlot::AuthorityP256, &member, form);
-    let signatures = sign(Form::Rustls)
-        .and_then(|rustls| Ok(AuthoritySignatures { rustls, stock: sign(Form::Stock)? }));
+    let signatures =
+        sign(Form::Rustls).and_then(|rustls| Ok(AuthoritySignatures { rustls, stock: sign(Form::Stock)? }));
     let told = match signatures {
         Ok(signatures) => gossip.put(KEY, signatures.encode_to_vec()).await,
         Err(refusal) => Err(refusal),

@@ -14,7 +14,7 @@ use types::{MeshName, NodeName, Now, Refusal};
 use crate::config::{self, Config, Sources};
 use crate::exit::Exit;
 use crate::state::Stage;
-use crate::{init, state, status};
+use crate::{app, init, join, state, status};
 
 /// A mesh of identical nodes that find, trust and call each other.
 #[derive(Debug, Parser)]
@@ -58,6 +58,13 @@ enum Command {
         #[arg(long)]
         name: Option<NodeName>,
     },
+    /// Join a mesh, by the token that `sagemesh invite` printed on one of its nodes
+    Join {
+        /// The token
+        token: String,
+    },
+    /// Run this node until it is told to stop
+    Up,
     /// Show who this node is and how its mesh stands
     Status,
     /// Work with the configuration
@@ -102,11 +109,17 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             Stage::Founded => {}
         }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().context("failed to start")?;
+    let runtime = match &cli.command {
+        Command::Up => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    let runtime = runtime.context("failed to start")?;
     runtime.block_on(async {
         let store = state::open(&config.store)?;
         let done = match &cli.command {
             Command::Init { mesh, name } => run_init(&config, &store, mesh, name.as_ref(), output).await,
+            Command::Join { token } => run_join(&config, &store, token, output).await,
+            Command::Up => app::up(config.clone(), sources.clone(), &store).await,
             Command::Status => run_status(&config, &store, output).await,
             Command::Config(_) => Ok(()),
         };
@@ -140,6 +153,16 @@ async fn run_init(
         file(state::ROOT_KEYS),
         file(state::NEXT_ROOT_KEYS),
     ))
+}
+
+async fn run_join(config: &Config, store: &store::Store, token: &str, output: Output) -> anyhow::Result<()> {
+    let token = token.trim().parse()?;
+    let known = join::join(&config.state, &store.handle(), &token).await?;
+    print(output, &status::describe(&config.state, &known, Now::read())?)?;
+    if output == Output::Json {
+        return Ok(());
+    }
+    say("\nThis machine is a member now. Start it with:\n  sagemesh up")
 }
 
 async fn run_status(config: &Config, store: &store::Store, output: Output) -> anyhow::Result<()> {

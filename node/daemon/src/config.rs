@@ -3,10 +3,13 @@
 //! [`RawConfig`] is what people write; it becomes [`Config`] once, with everything checked.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api::node::Source;
+
+use crate::services::Declared;
 use crate::telemetry;
 
 mod raw;
@@ -15,6 +18,10 @@ pub use raw::{RawConfig, RawOutbound, RawService, RawTelemetry};
 
 /// Where the file is looked for by root.
 pub const FILE: &str = "/etc/sagemesh/config.toml";
+/// The API's Unix socket, in the directory of sockets.
+pub const API_SOCKET: &str = "api.sock";
+/// The Unix socket where services call, beside it.
+pub const OUTBOUND_SOCKET: &str = "outbound.sock";
 
 /// The configuration in effect.
 #[derive(Clone, Debug)]
@@ -31,6 +38,12 @@ pub struct Config {
     pub mesh: mesh::Config,
     /// What to say in place of the machine's own addresses; empty to find them.
     pub advertise: Vec<IpAddr>,
+    /// What operators and workloads ask.
+    pub api: api::Config,
+    /// Calls between services.
+    pub proxy: proxy::Config,
+    /// Services that run on this node.
+    pub services: Vec<Declared>,
     /// What the node tells of itself.
     pub telemetry: telemetry::Config,
     raw: RawConfig,
@@ -61,6 +74,12 @@ pub enum Error {
     /// A setting of links is out of bounds.
     #[error(transparent)]
     Mesh(#[from] mesh::Error),
+    /// A setting of the API is out of bounds.
+    #[error(transparent)]
+    Api(#[from] api::Error),
+    /// A setting of calls is out of bounds.
+    #[error(transparent)]
+    Proxy(#[from] proxy::Error),
     /// A setting is out of bounds.
     #[error("`{field}` is out of bounds: set it to {bounds}")]
     Bounds {
@@ -136,9 +155,35 @@ impl Config {
             ..defaults
         };
         mesh.check()?;
+        let defaults = api::Config::default();
+        let listen = raw.api.listen.unwrap_or(defaults.listen);
+        let api = api::Config { listen, socket: run.join(API_SOCKET), ..defaults };
+        api.check()?;
+        let proxy = proxy_config(&raw, &run)?;
         let telemetry = telemetry::Config::new(&raw.telemetry)?;
         let advertise = raw.mesh.advertise.clone().unwrap_or_default();
-        Ok(Self { state, run, shutdown_grace: grace, store, mesh, advertise, telemetry, raw })
+        let services = raw.services.iter().map(|it| Declared::of_raw(it, Source::Config));
+        let services =
+            services.collect::<Result<_, _>>().map_err(|refusal| invalid("service", &refusal.detail))?;
+        let shutdown_grace = grace;
+        Ok(Self { state, run, shutdown_grace, store, mesh, advertise, api, proxy, services, telemetry, raw })
+    }
+
+    /// What is written otherwise than in `other` and cannot change while the node runs: all but services.
+    pub fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
+        let (mine, theirs) = (&self.raw, &other.raw);
+        let sections = [
+            ("state", mine.state == theirs.state),
+            ("run", mine.run == theirs.run),
+            ("shutdown_grace_ms", mine.shutdown_grace_ms == theirs.shutdown_grace_ms),
+            ("[store]", mine.store == theirs.store),
+            ("[mesh]", mine.mesh == theirs.mesh),
+            ("[api]", mine.api == theirs.api),
+            ("[proxy]", mine.proxy == theirs.proxy),
+            ("[telemetry]", mine.telemetry == theirs.telemetry),
+            ("[[outbound]]", mine.outbounds == theirs.outbounds),
+        ];
+        sections.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
     }
 
     /// The configuration in effect, in the form of the file.
@@ -152,10 +197,38 @@ impl Config {
         raw.mesh.seeds = Some(self.mesh.seeds.clone());
         raw.mesh.advertise = Some(self.advertise.clone());
         raw.mesh.links_max = Some(self.mesh.links_max);
+        raw.api.listen = Some(self.api.listen);
+        raw.proxy.inbound = Some(self.proxy.inbound);
+        raw.proxy.outbound = Some(self.proxy.outbound);
+        raw.proxy.timeout_ms = u64::try_from(self.proxy.route.timeout.as_millis()).ok();
         raw.telemetry.listen = Some(self.telemetry.listen);
         raw.telemetry.log = Some(self.telemetry.log.clone());
         toml::to_string(&raw).expect("paths, names and numbers can be written")
     }
+}
+
+fn proxy_config(raw: &RawConfig, run: &Path) -> Result<proxy::Config, Error> {
+    let defaults = proxy::Config::default();
+    let tunnel = |it: &RawOutbound| {
+        let service =
+            it.service.parse().map_err(|err: types::name::Error| invalid("outbound.service", &err))?;
+        Ok::<_, Error>(proxy::Tunnel { listen: it.listen, service })
+    };
+    let timeout = raw.proxy.timeout_ms.map_or(defaults.route.timeout, Duration::from_millis);
+    let config = proxy::Config {
+        inbound: raw.proxy.inbound.unwrap_or(defaults.inbound),
+        outbound: raw.proxy.outbound.unwrap_or(defaults.outbound),
+        socket: Some(run.join(OUTBOUND_SOCKET)),
+        tunnels: raw.outbounds.iter().map(tunnel).collect::<Result<_, _>>()?,
+        route: route::Config { timeout, ..defaults.route },
+        ..defaults
+    };
+    config.check()?;
+    Ok(config)
+}
+
+fn invalid(field: &str, detail: &impl std::fmt::Display) -> Error {
+    Error::Invalid { field: field.to_owned(), detail: detail.to_string() }
 }
 
 /// A duration in milliseconds within its bounds.

@@ -1,13 +1,13 @@
 //! Where the figures come from: each room's own counts.
 
+use membership::Liveness;
 use mesh::Gossiping;
 use mesh::metrics::Count;
-use membership::Liveness;
 
 use crate::metrics::{Figure, Source};
 
 /// All rooms that count.
-pub struct Figures {
+pub(crate) struct Figures {
     links: mesh::Handle,
     gossip: Gossiping,
     proxy: proxy::Handle,
@@ -16,7 +16,7 @@ pub struct Figures {
 
 impl Figures {
     /// Reads these.
-    pub const fn new(
+    pub(crate) const fn new(
         links: mesh::Handle,
         gossip: Gossiping,
         proxy: proxy::Handle,

@@ -12,8 +12,15 @@ pub mod telemetry;
 pub mod addresses;
 pub mod keeper;
 pub mod readiness;
+pub mod services;
 pub mod state;
 
+pub mod authorities;
 pub mod init;
 pub mod join;
 pub mod status;
+pub mod why;
+
+pub mod app;
+mod figures;
+mod node;

@@ -10,9 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use api::node::{
-    Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Service, Status,
-};
+use api::node::{Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Service, Status};
 use identity::join::{self, Exporter, Invitation};
 use identity::{Members, Role, Scope};
 use mesh::Gossiping;
@@ -28,7 +26,7 @@ use crate::{authorities, keeper, services, status, why};
 type Welcome = (Arc<Members>, Result<Arc<[u8]>, Refusal>);
 
 /// The rooms that answer.
-pub struct Node {
+pub(crate) struct Node {
     own: TrustDomain,
     keys: Arc<dyn Keys>,
     sources: Sources,
@@ -49,35 +47,36 @@ pub struct Node {
 }
 
 /// What the node is made of.
-pub struct Rooms {
+pub(crate) struct Rooms {
     /// This node.
-    pub own: TrustDomain,
+    pub(crate) own: TrustDomain,
     /// Its keys.
-    pub keys: Arc<dyn Keys>,
+    pub(crate) keys: Arc<dyn Keys>,
     /// Where its configuration comes from.
-    pub sources: Sources,
+    pub(crate) sources: Sources,
     /// The configuration that it started with.
-    pub config: Config,
+    pub(crate) config: Config,
     /// The owner of the map.
-    pub keeper: keeper::Handle,
+    pub(crate) keeper: keeper::Handle,
     /// Who is there.
-    pub gossip: Gossiping,
+    pub(crate) gossip: Gossiping,
     /// Who is linked.
-    pub links: mesh::Handle,
+    pub(crate) links: mesh::Handle,
     /// Which services there are.
-    pub services: services::Handle,
+    pub(crate) services: services::Handle,
     /// What becomes of calls.
-    pub proxy: proxy::Handle,
+    pub(crate) proxy: proxy::Handle,
     /// Which rooms are not ready.
-    pub pending: watch::Receiver<BTreeSet<&'static str>>,
+    pub(crate) pending: watch::Receiver<BTreeSet<&'static str>>,
     /// Why statements that were kept no longer hold.
-    pub lost: Vec<String>,
+    pub(crate) lost: Vec<String>,
 }
 
 impl Node {
     /// Asks these rooms.
-    pub fn new(rooms: Rooms) -> Self {
-        let Rooms { own, keys, sources, config, keeper, gossip, links, services, proxy, pending, lost } = rooms;
+    pub(crate) fn new(rooms: Rooms) -> Self {
+        let Rooms { own, keys, sources, config, keeper, gossip, links, services, proxy, pending, lost } =
+            rooms;
         Self {
             own,
             keys,
@@ -99,18 +98,18 @@ impl Node {
     }
 
     /// Notes where the ports are. Once.
-    pub fn bound(&self, bound: Bound) {
+    pub(crate) fn bound(&self, bound: Bound) {
         // It is set already only if this is called twice, with the same.
         let _ = self.bound.set(bound);
     }
 
     /// Ends when an operator had the node leave.
-    pub async fn left(&self) {
+    pub(crate) async fn left(&self) {
         self.leave.cancelled().await;
     }
 
     /// Keeps what is shown of peers up to date, and what it gives stock clients, until `shutdown`.
-    pub async fn show(&self, shutdown: CancellationToken) {
+    pub(crate) async fn show(&self, shutdown: CancellationToken) {
         let (mut links, mut gossip) = (self.links.peers(), self.gossip.peers());
         let (mut members, mut pending) = (self.keeper.members(), self.pending.clone());
         let mut said = None;
@@ -200,7 +199,8 @@ impl api::Node for Node {
 
     async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
         let reach = self.reach()?;
-        let addresses = reach.hosts.iter().map(|host| SocketAddr::new(*host, reach.api).to_string()).collect();
+        let addresses =
+            reach.hosts.iter().map(|host| SocketAddr::new(*host, reach.api).to_string()).collect();
         let subject = node.to_string();
         let token = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;

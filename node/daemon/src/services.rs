@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -27,116 +27,27 @@ use proxy::{Backend, Local, Table};
 use store::{Change, Durability, Room};
 use tls::{Rotation, Svids, random};
 use types::key::Keys;
-use types::{Now, PeerId, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
+use types::{PeerId, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
 use crate::config::RawService;
 
 pub mod declared;
+mod handle;
 mod registry;
 
 pub use declared::Declared;
+pub use handle::Handle;
 pub use registry::SERVICES_MAX;
+
+use handle::Command;
 use registry::{Caller, Registry};
 
 /// What the database keeps of services: those that were added, by their names.
 pub const ROOM: Room = Room { name: "service", migrations: &[] };
 /// Before a service's name in a node's record.
 const OFFER: &str = "service/";
-/// Commands that wait. Beyond that whoever asks waits.
-const COMMANDS_MAX: usize = 64;
 /// How often scopes are looked at though nothing changed.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-
-type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
-
-enum Command {
-    Configure(Vec<Declared>, Answer<Vec<String>>),
-    Add(Declaration, Answer<()>),
-    Remove(ServiceName, Answer<()>),
-    Register(Registrant, Declaration, Duration, Answer<Lease>),
-    Renew(Registrant, LeaseId, Answer<Lease>),
-    Deregister(Registrant, LeaseId, Answer<()>),
-}
-
-/// What other rooms hold of services. Cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-    table: watch::Receiver<Arc<Table>>,
-    shown: watch::Receiver<Arc<Vec<Service>>>,
-}
-
-impl Handle {
-    /// What the proxy goes by.
-    pub fn table(&self) -> watch::Receiver<Arc<Table>> {
-        self.table.clone()
-    }
-
-    /// All services, for people.
-    pub fn shown(&self) -> watch::Receiver<Arc<Vec<Service>>> {
-        self.shown.clone()
-    }
-
-    /// Replaces what the configuration declares, whole or not at all; answers what changed.
-    ///
-    /// # Errors
-    /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`].
-    pub async fn configure(&self, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
-        self.ask(|answer| Command::Configure(declared, answer)).await
-    }
-
-    /// Adds a service and keeps it.
-    ///
-    /// # Errors
-    /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`], [`Reason::SvidOutOfScope`].
-    pub async fn add(&self, declaration: Declaration) -> Result<(), Refusal> {
-        self.ask(|answer| Command::Add(declaration, answer)).await
-    }
-
-    /// Removes a service that was added.
-    ///
-    /// # Errors
-    /// [`Reason::ServiceUnknown`].
-    pub async fn remove(&self, name: ServiceName) -> Result<(), Refusal> {
-        self.ask(|answer| Command::Remove(name, answer)).await
-    }
-
-    /// Registers where a process serves.
-    ///
-    /// # Errors
-    /// As `Registry::register`.
-    pub async fn register(
-        &self,
-        by: Registrant,
-        declaration: Declaration,
-        ttl: Duration,
-    ) -> Result<Lease, Refusal> {
-        self.ask(|answer| Command::Register(by, declaration, ttl, answer)).await
-    }
-
-    /// Extends a registration.
-    ///
-    /// # Errors
-    /// [`Reason::LeaseUnknown`].
-    pub async fn renew(&self, by: Registrant, id: LeaseId) -> Result<Lease, Refusal> {
-        self.ask(|answer| Command::Renew(by, id, answer)).await
-    }
-
-    /// Ends a registration.
-    ///
-    /// # Errors
-    /// [`Reason::LeaseUnknown`].
-    pub async fn deregister(&self, by: Registrant, id: LeaseId) -> Result<(), Refusal> {
-        self.ask(|answer| Command::Deregister(by, id, answer)).await
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, Refusal> {
-        let (answer, answered) = oneshot::channel();
-        let stopping = || Reason::NotServing.because("the node is stopping");
-        self.commands.send(command(answer)).await.map_err(|_| stopping())?;
-        answered.await.map_err(|_| stopping())?
-    }
-}
 
 /// What the proxy goes by until services are known: nothing.
 pub fn table(own: &TrustDomain) -> (watch::Sender<Arc<Table>>, watch::Receiver<Arc<Table>>) {
@@ -216,13 +127,16 @@ impl Services {
             let raw: RawService = serde_json::from_slice(&value)?;
             // The configuration may have been changed by hand since.
             if declared.iter().any(|it| it.name.as_str().as_bytes() == key) {
-                warn!(sagemesh.service = raw.name, "the configuration declares a service that was added: it wins");
+                warn!(
+                    sagemesh.service = raw.name,
+                    "the configuration declares a service that was added: it wins"
+                );
                 continue;
             }
             registry.add(Declared::of_raw(&raw, Source::Added)?)?;
         }
         registry.configure(declared)?;
-        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let (commands, queue) = mpsc::channel(handle::COMMANDS_MAX);
         let seen = table.subscribe();
         let (shown, shown_seen) = watch::channel(Arc::default());
         let mut services = Self {
@@ -337,11 +251,8 @@ impl Services {
         let own = &self.node.own;
         let member = members.get(own).ok_or_else(|| members.why_not(own))?;
         svid::check_scope(member, &SpiffeId::service(own.clone(), name.clone())).map_err(|refusal| {
-            let detail = format!(
-                "{}: run `sagemesh scope {} +svc/{name}` on a signer",
-                refusal.detail,
-                own.node()
-            );
+            let detail =
+                format!("{}: run `sagemesh scope {} +svc/{name}` on a signer", refusal.detail, own.node());
             Reason::SvidOutOfScope.because(detail)
         })
     }
@@ -385,7 +296,9 @@ impl Services {
                 self.tasks.spawn(rotation.run(stop.clone()));
                 self.identities.insert(name.clone(), Identity { svids, stop });
             }
-            Err(err) => warn!(sagemesh.service = %name, error = %err, "failed to issue a service's certificates"),
+            Err(err) => {
+                warn!(sagemesh.service = %name, error = %err, "failed to issue a service's certificates")
+            }
         }
     }
 
@@ -454,12 +367,15 @@ impl Services {
             });
             let backend =
                 declared.listen.map(|address| Backend { address, protocol: declared.protocol, health });
-            local.insert(name.clone(), Local {
-                selectors: declared.selectors.clone(),
-                backend,
-                policy: declared.policy.clone(),
-                svids: identity,
-            });
+            local.insert(
+                name.clone(),
+                Local {
+                    selectors: declared.selectors.clone(),
+                    backend,
+                    policy: declared.policy.clone(),
+                    svids: identity,
+                },
+            );
         }
         self.add_remote(&mut endpoints, &mut shown);
         shown.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));

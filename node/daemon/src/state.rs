@@ -14,7 +14,7 @@ use tls::keyfile;
 use types::key::Keys;
 use types::{Digest, Envelope, Reason, Refusal, TrustDomain};
 
-use crate::addresses;
+use crate::{addresses, services};
 
 /// The node's own keys.
 pub const NODE_KEYS: &str = "node.keys";
@@ -96,7 +96,7 @@ pub struct Known {
 /// # Errors
 /// What [`Store::open`] says.
 pub fn open(config: &store::Config) -> Result<Store, store::Error> {
-    Store::open(config, &[ROOM, addresses::ROOM])
+    Store::open(config, &[ROOM, addresses::ROOM, services::ROOM])
 }
 
 /// Reads what is known; `None` if the node belongs to no mesh yet.

@@ -97,7 +97,8 @@ fn links(seen: &Seen<'_>) -> Layer {
     let text = format!("{} linked and {alive} alive of {} other nodes", seen.links.len(), seen.gossip.len());
     if !seen.gossip.is_empty() && seen.links.is_empty() {
         let mut layer = failed(NAME, Reason::EndpointUnreachable, text);
-        layer.advice = Some("see that this node can reach port 7400 of the others, or set mesh.seeds".to_owned());
+        layer.advice =
+            Some("see that this node can reach port 7400 of the others, or set mesh.seeds".to_owned());
         return layer;
     }
     ok(NAME, text)

@@ -54,7 +54,7 @@ pub(crate) fn server(
                 .because(format!("the hello names `{name}`, which is no service of this node"))
         })?;
         let (local, _) = table.served(&service)?;
-        Ok(Arc::clone(&local.svids.borrow()))
+        local.svids.as_ref().map(|svids| Arc::clone(&svids.borrow())).map_err(Clone::clone)
     });
     Server::by_name(config, choose, members)
 }

@@ -49,11 +49,12 @@ impl Caller {
         let (service, local) = table.caller(owner)?;
         let pq = shared.ground.config.pq;
         let members = shared.members.clone();
+        let svids = local.svids.clone()?;
         Ok(Self {
             service: service.clone(),
             id: table.id(service),
-            svids: local.svids.clone(),
-            client: Client::new(pq, vec![alpn.to_vec()], local.svids.clone(), members),
+            svids: svids.clone(),
+            client: Client::new(pq, vec![alpn.to_vec()], svids, members),
         })
     }
 

@@ -32,8 +32,8 @@ pub struct Local {
     pub backend: Option<Backend>,
     /// Who may call it.
     pub policy: route::Policy,
-    /// Its certificates.
-    pub svids: watch::Receiver<Arc<Svids>>,
+    /// Its certificates, or why this node may not issue any.
+    pub svids: Result<watch::Receiver<Arc<Svids>>, Refusal>,
 }
 
 /// Where a service on this node is served.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// The file. Durations are in milliseconds.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawConfig {
     /// Directory of keys and database. Default `/var/lib/sagemesh` for root, else
@@ -42,7 +42,7 @@ pub struct RawConfig {
 }
 
 /// Section `[store]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawStore {
     /// How long a commit may wait that need not be durable. Default 1,000, from 1 to 10,000; more spares flash
@@ -55,7 +55,7 @@ pub struct RawStore {
 }
 
 /// Section `[mesh]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawMesh {
     /// Addresses to listen on. Default `["[::]:7400"]`.
@@ -69,7 +69,7 @@ pub struct RawMesh {
 }
 
 /// Section `[api]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawApi {
     /// Where operators call, and newcomers join. Default `[::]:7443`.
@@ -77,7 +77,7 @@ pub struct RawApi {
 }
 
 /// Section `[proxy]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawProxy {
     /// Where services of other nodes arrive. Default `[::]:7450`.
@@ -89,7 +89,7 @@ pub struct RawProxy {
 }
 
 /// Section `[telemetry]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawTelemetry {
     /// Where `/metrics`, `/healthz` and `/readyz` are. Default `127.0.0.1:7470`.
@@ -102,7 +102,7 @@ pub struct RawTelemetry {
 }
 
 /// One `[[service]]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawService {
     /// Its name; the node's scope must hold it.
@@ -128,7 +128,7 @@ pub struct RawService {
 }
 
 /// One `[[outbound]]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawOutbound {
     /// Where local processes connect: a loopback address.
