@@ -1,1 +1,3 @@
 //! Carries calls between services over mutual TLS.
+
+pub mod health;
