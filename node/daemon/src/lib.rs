@@ -24,3 +24,5 @@ pub mod why;
 pub mod app;
 mod figures;
 mod node;
+
+pub mod shop;
