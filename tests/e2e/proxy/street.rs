@@ -17,7 +17,7 @@ use proto::Message;
 use proto::google::rpc::{ErrorInfo, Status};
 use proxy::{Backend, Config, Handle, Local, Protocol, Proxy, Table};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -131,6 +131,10 @@ impl Street {
         let list = self.endpoints.entry(id.service.clone()).or_default();
         list.retain(|known| known.id != id);
         list.push(route::Endpoint { id, address, is_healthy: true });
+    }
+
+    pub fn endpoints(&self) -> BTreeMap<types::ServiceName, Vec<route::Endpoint>> {
+        self.endpoints.clone()
     }
 
     /// Two nodes: `pi`, where this process is `web`, and `nas`, where `echo` is served and `web` may call it.
@@ -291,4 +295,43 @@ pub async fn receive(head: http::response::Parts, mut body: RecvStream) -> Resul
     }
     let trailers = poll_fn(|cx| body.poll_trailers(cx)).await?.unwrap_or_default();
     Ok(Answer { http: head.status, headers: head.headers, body: all.freeze(), trailers })
+}
+
+/// A path to a port that can fall silent without closing.
+pub struct Path {
+    pub address: SocketAddr,
+    silent: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Path {
+    pub async fn to(port: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = watch::Sender::new(false);
+        let told = silent.subscribe();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut streams = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(port).await.unwrap();
+                let mut told = told.clone();
+                streams.spawn(async move {
+                    let is_silent = async {
+                        let _ = told.wait_for(|silent| *silent).await;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = is_silent => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { address, silent, _tasks: tasks }
+    }
+
+    pub fn falls_silent(&self) {
+        self.silent.send_replace(true);
+    }
 }
