@@ -1,0 +1,519 @@
+//! Calls between services of real members: what arrives, what is refused, and what a failure does to a call.
+
+mod backend;
+mod street;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use types::Reason;
+
+use self::backend::{Service, send};
+use self::street::{Street, grpc, message, receive, request};
+use crate::town::within;
+
+#[tokio::test]
+async fn a_call_arrives_whole_and_so_does_its_answer() {
+    let (_street, pi, nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    for authority in ["echo", "echo:50051", "echo.svc.home.mesh", "echo.svc.home.mesh:443"] {
+        let answer = client.ask(request(authority, "Echo"), message(0, b"hello")).await;
+        answer.is_ok();
+        assert_eq!(answer.body, message(0, b"hello"));
+        assert_eq!(answer.headers["served-by"], "nas");
+        assert_eq!((&answer.headers["reply-bin"], &answer.trailers["trailing-bin"]), (&"AAEC".parse().unwrap(), &"//8".parse().unwrap()));
+    }
+    let made = pi.handle.connections();
+    assert_eq!(made.len(), 1, "one connection carries all: {made:?}");
+    assert_eq!((&made[0].caller, &made[0].target), (&pi.node.service("web"), &nas.node.service("echo")));
+    assert_eq!((made[0].group, made[0].signature), ("X25519MLKEM768", "ML_DSA_65"));
+    assert_eq!(service.seen.n(), 4);
+}
+
+#[tokio::test]
+async fn headers_pass_but_for_those_of_the_mesh() {
+    let (_street, pi, nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    let mut asked = request("echo", "Echo");
+    for (name, value) in [
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("authorization", "Bearer x"),
+        ("key-bin", "AAECAw"),
+        ("grpc-encoding", "gzip"),
+        ("x-forwarded-client-cert", "By=spiffe://a/b;URI=spiffe://root"),
+        ("sagemesh-timing", "7"),
+        ("sagemesh-x", "1"),
+    ] {
+        asked.headers_mut().append(name, value.parse().unwrap());
+    }
+    asked.headers_mut().append("grpc-timeout", "9S".parse().unwrap());
+    let body = message(1, b"not really gzip");
+    let answer = client.ask(asked, body.clone()).await;
+    answer.is_ok();
+    assert_eq!(answer.body, body, "the flag and what it covers are nobody's business");
+    assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("sagemesh-")), "{answer:?}");
+    let seen = service.seen.last().headers;
+    assert_eq!(seen["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    assert_eq!((&seen["authorization"], &seen["key-bin"]), (&"Bearer x".parse().unwrap(), &"AAECAw".parse().unwrap()));
+    assert_eq!((&seen["te"], &seen["grpc-encoding"]), (&"trailers".parse().unwrap(), &"gzip".parse().unwrap()));
+    let cert = format!("By={};URI={}", nas.node.service("echo"), pi.node.service("web"));
+    assert_eq!(seen.get_all("x-forwarded-client-cert").iter().collect::<Vec<_>>(), [&cert]);
+    assert!(!seen.keys().any(|name| name.as_str().starts_with("sagemesh-")), "{seen:?}");
+    let left = seen["grpc-timeout"].to_str().unwrap();
+    let micros: u64 = left.strip_suffix('u').expect("in microseconds").parse().unwrap();
+    assert!((1_000_000..9_000_000).contains(&micros), "{left}");
+}
+
+#[tokio::test]
+async fn streams_run_in_each_direction_and_in_both() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    // Both: each message is answered before the next is sent.
+    let (response, mut sink) = client.begin(request("echo", "Echo"));
+    send(&mut sink, message(0, b"0")).await.unwrap();
+    let (head, mut body) = within("headers", response).await.unwrap().into_parts();
+    for n in 1..20_u8 {
+        let piece = within("an echo", body.data()).await.unwrap().unwrap();
+        body.flow_control().release_capacity(piece.len()).unwrap();
+        assert_eq!(piece, message(0, (n - 1).to_string().as_bytes()));
+        send(&mut sink, message(0, n.to_string().as_bytes())).await.unwrap();
+    }
+    sink.send_data(Bytes::new(), true).unwrap();
+    within("the end", receive(head, body)).await.unwrap().is_ok();
+    // From the client.
+    let (response, mut sink) = client.begin(request("echo", "Collect"));
+    for _ in 0..100 {
+        send(&mut sink, message(0, &[7; 995])).await.unwrap();
+    }
+    sink.send_data(Bytes::new(), true).unwrap();
+    let (head, body) = within("headers", response).await.unwrap().into_parts();
+    let answer = within("the end", receive(head, body)).await.unwrap();
+    answer.is_ok();
+    assert_eq!(answer.body, "100000");
+}
+
+#[tokio::test]
+async fn messages_of_eight_megabytes_pass_both_ways_and_side_by_side() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let (mut one, mut two) = (pi.client().await, pi.client().await);
+    let big = message(0, &(0..2_u32 << 20).flat_map(u32::to_be_bytes).collect::<Vec<_>>());
+    assert_eq!(big.len(), (8 << 20) + 5);
+    let small = async {
+        for _ in 0..20 {
+            two.echo(b"small").await.is_ok();
+        }
+    };
+    let (answer, ()) = tokio::join!(one.ask(request("echo", "Echo"), big.clone()), small);
+    answer.is_ok();
+    assert!(answer.body == big);
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_no_more_than_its_window() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    let (response, mut sink) = client.begin(request("echo", "Echo"));
+    let piece = Bytes::from(vec![7; 64 << 10]);
+    let mut sent = 0;
+    // Nobody reads the echo: sending stalls once all windows on the way are full.
+    while tokio::time::timeout(Duration::from_millis(500), send(&mut sink, piece.clone())).await.is_ok() {
+        sent += piece.len();
+        assert!(sent < 64 << 20, "somebody buffers without bound");
+    }
+    // Others are not held up by it.
+    client.echo(b"meanwhile").await.is_ok();
+    let (_, mut body) = within("headers", response).await.unwrap().into_parts();
+    let first = within("the echo", body.data()).await.unwrap().unwrap();
+    assert!(first.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn answers_of_trailers_only_and_resets_pass_as_they_are() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    let answer = client.ask(request("echo", "Fail"), message(0, b"")).await;
+    assert_eq!((answer.status(), answer.message(), answer.reason()), (Some(5), "no%20such", None));
+    assert!(answer.trailers.is_empty() && answer.body.is_empty());
+    let reset = client.try_ask(request("echo", "Reset"), message(0, b"")).await.unwrap_err();
+    assert_eq!(reset.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+}
+
+#[tokio::test]
+async fn a_deadline_is_kept_here_and_told_to_the_service() {
+    let (_street, pi, _nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    client.echo(b"warm").await.is_ok();
+    for method in ["Hang", "Begin"] {
+        let mut asked = request("echo", method);
+        asked.headers_mut().insert("grpc-timeout", "200m".parse().unwrap());
+        let begun = Instant::now();
+        let answer = client.ask(asked, message(0, b"")).await;
+        answer.is_refused(Reason::DeadlineExceeded);
+        assert!(begun.elapsed() >= Duration::from_millis(190));
+        within("a reset", service.seen.was_reset.notified()).await;
+        assert_eq!(*service.seen.reset.lock().unwrap(), Some(h2::Reason::CANCEL));
+    }
+    let mut wrong = request("echo", "Echo");
+    wrong.headers_mut().insert("grpc-timeout", "soon".parse().unwrap());
+    client.ask(wrong, message(0, b"")).await.is_refused(Reason::RequestMalformed);
+}
+
+#[tokio::test]
+async fn a_cancelled_call_is_cancelled_at_the_service() {
+    let (_street, pi, _nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    for method in ["Hang", "Begin"] {
+        let (response, mut sink) = client.begin(request("echo", method));
+        send(&mut sink, message(0, b"")).await.unwrap();
+        within("a call", service.seen.begun.notified()).await;
+        sink.send_reset(h2::Reason::CANCEL);
+        drop((response, sink));
+        within("a reset", service.seen.was_reset.notified()).await;
+        assert_eq!(*service.seen.reset.lock().unwrap(), Some(h2::Reason::CANCEL));
+    }
+    // So is one whose caller's connection breaks.
+    let (response, sink) = client.begin(request("echo", "Hang"));
+    within("a call", service.seen.begun.notified()).await;
+    drop((response, sink, client));
+    within("a reset", service.seen.was_reset.notified()).await;
+}
+
+#[tokio::test]
+async fn who_is_no_service_is_told_which_selector_would_make_it_one() {
+    let (_street, pi, _nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    pi.change(|table| table.local.values_mut().for_each(|local| local.selectors = vec![attest::Selector::Uid(1)]));
+    let answer = client.echo(b"").await;
+    answer.is_refused(Reason::CallerUnmapped);
+    let exe = std::env::current_exe().unwrap();
+    assert!(answer.message().contains(exe.to_str().unwrap()), "{answer:?}");
+    // Two that match equally well are none.
+    pi.change(|table| {
+        let web = table.local.values_mut().next().unwrap();
+        web.selectors = street::me();
+        let twin = web.clone();
+        table.local.insert("twin".parse().unwrap(), twin);
+    });
+    let answer = client.echo(b"").await;
+    answer.is_refused(Reason::CallerUnmapped);
+    assert!(answer.message().contains("`twin` and `web`"), "{answer:?}");
+    // The one with more selectors is meant.
+    pi.change(|table| drop(table.local.get_mut(&"twin".parse().unwrap()).unwrap().selectors.pop()));
+    client.echo(b"").await.is_ok();
+    assert_eq!(service.seen.n(), 1);
+}
+
+#[tokio::test]
+async fn services_that_nobody_offers_are_unknown() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    for authority in ["nope", "localhost", "127.0.0.1:7480", "echo.svc.other.mesh", "echo.nas.home.mesh", "Echo"] {
+        let answer = client.ask(request(authority, "Echo"), message(0, b"")).await;
+        answer.is_refused(Reason::ServiceUnknown);
+        assert!(answer.message().contains(authority.split(':').next().unwrap()), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_denied_caller_reads_the_line_that_would_let_it() {
+    let (_street, pi, nas, service) = Street::pair().await;
+    nas.change(|table| table.local.values_mut().for_each(|local| local.policy.allow.clear()));
+    let mut client = pi.client().await;
+    let answer = client.echo(b"").await;
+    answer.is_refused(Reason::PolicyDenied);
+    assert!(answer.message().contains("allow = [\"svc/web\"]"), "{answer:?}");
+    assert_eq!((service.seen.n(), nas.handle.refused(Reason::PolicyDenied)), (0, 1));
+    // The same connection is judged anew by a new policy.
+    nas.change(|table| table.local.values_mut().for_each(|local| local.policy.allow.push("*".parse().unwrap())));
+    client.echo(b"").await.is_ok();
+}
+
+#[tokio::test]
+async fn what_is_not_grpc_is_turned_away() {
+    let (_street, pi, _nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    let mut json = request("echo", "Echo");
+    json.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    assert_eq!(client.ask(json, Bytes::new()).await.http, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let mut no_te = request("echo", "Echo");
+    no_te.headers_mut().remove("te");
+    client.ask(no_te, Bytes::new()).await.is_refused(Reason::RequestMalformed);
+    let mut get = request("echo", "Echo");
+    *get.method_mut() = http::Method::GET;
+    client.ask(get, Bytes::new()).await.is_refused(Reason::RequestMalformed);
+    assert_eq!(service.seen.n(), 0);
+}
+
+#[tokio::test]
+async fn an_inbound_connection_is_for_the_service_that_its_hello_names() {
+    let (street, pi, nas, service) = Street::pair().await;
+    let echo = nas.node.service("echo");
+    let mut client = pi.direct(&street.net, "web", &echo, nas.inbound).await.unwrap();
+    for authority in ["echo", "echo.svc.home.mesh", "echo.nas.home.mesh:7450"] {
+        let mut asked = request(authority, "Echo");
+        asked.headers_mut().insert("x-forwarded-client-cert", "URI=spiffe://root".parse().unwrap());
+        let answer = client.ask(asked, message(0, b"x")).await;
+        answer.is_ok();
+        assert!(!answer.headers.contains_key("sagemesh-server-us"), "nobody asked for it");
+        let cert = format!("By={echo};URI={}", pi.node.service("web"));
+        assert_eq!(service.seen.last().headers["x-forwarded-client-cert"], cert);
+    }
+    for authority in ["web", "nas.home.mesh", "echo.pi.home.mesh", "echo.svc.other.mesh"] {
+        client.ask(request(authority, "Echo"), message(0, b"")).await.is_refused(Reason::ServiceUnknown);
+    }
+    assert_eq!(service.seen.n(), 3);
+    // Who calls past a proxy is counted where the call arrives.
+    let stats = nas.handle.stats();
+    assert_eq!((stats.len(), stats[0].1.by_status[0], stats[0].1.by_status[5]), (1, 3, 4));
+    let other = pi.direct(&street.net, "web", &nas.node.service("nope"), nas.inbound).await;
+    assert!(other.is_err());
+    nas.refuses(Reason::ServiceUnknown, 5).await;
+    let nobody = pi.direct(&street.net, "web", &nas.node.id(), nas.inbound).await;
+    assert!(nobody.is_err());
+    nas.refuses(Reason::ServiceUnknown, 6).await;
+    assert_eq!(nas.handle.count(proxy::Count::InboundRefused), 2);
+}
+
+#[tokio::test]
+async fn the_gap_between_two_proxies_is_measured_and_calls_are_counted_where_they_began() {
+    let (_street, pi, nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    for _ in 0..3 {
+        client.ask(request("echo", "Slow"), message(0, b"x")).await.is_ok();
+    }
+    client.ask(request("echo", "Fail"), message(0, b"x")).await;
+    let stats = pi.handle.stats();
+    assert_eq!(stats.len(), 1, "{stats:?}");
+    let (edge, stats) = &stats[0];
+    let ends = [pi.node.service("web"), nas.node.service("echo")].map(types::Party::Member);
+    assert_eq!([&edge.caller, &edge.callee], [&ends[0], &ends[1]]);
+    assert_eq!((stats.by_status[0], stats.by_status[5], stats.lost, stats.latency.len()), (3, 1, 0, 4));
+    assert!(stats.latency.quantile(0.9).unwrap() >= Duration::from_millis(50));
+    assert_eq!(stats.gap.len(), 4);
+    assert!(stats.gap.quantile(0.5).unwrap() < Duration::from_millis(40), "{stats:?}");
+    assert_eq!((stats.request_bytes, stats.in_flight), (4 * 6, 0));
+    assert!(pi.handle.stats().is_empty() && nas.handle.stats().is_empty());
+}
+
+#[tokio::test]
+async fn when_no_endpoint_can_be_reached_the_caller_hears_why() {
+    let (_street, pi, nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    // The service is gone and its node is there.
+    service.stop.cancel();
+    let answer = within("a refusal", async {
+        loop {
+            // Its connections break a moment after it stopped.
+            let answer = client.echo(b"").await;
+            if answer.reason() == Some(Reason::EndpointUnreachable) {
+                return answer;
+            }
+        }
+    });
+    assert!(answer.await.message().contains(&service.address.to_string()));
+    nas.change(|table| {
+        let backend = table.local.values_mut().next().unwrap().backend.as_mut().unwrap();
+        backend.health = Err(Reason::ServiceUnhealthy.because("its check says so"));
+    });
+    let answer = client.echo(b"").await;
+    answer.is_refused(Reason::ServiceUnhealthy);
+    assert!(answer.message().starts_with("its check says so (SERVICE_UNHEALTHY): "), "{answer:?}");
+    // The node is gone.
+    nas.stop.cancel();
+    within("a stop", nas.stopped.cancelled()).await;
+    client.echo(b"").await.is_refused(Reason::EndpointUnreachable);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_accepts_and_never_answers_costs_a_second_and_no_more() {
+    let (mut street, pi, nas, _service) = Street::pair().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    street.offer(&nas, "echo", silent.local_addr().unwrap());
+    let endpoints = street.endpoints();
+    pi.change(|table| table.endpoints = endpoints);
+    let begun = Instant::now();
+    let answer = pi.client().await.echo(b"").await;
+    answer.is_refused(Reason::EndpointUnreachable);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_service_that_dies_in_the_middle_of_a_call_loses_it_and_says_so() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    let answer = client.ask(request("echo", "Die"), message(0, b"")).await;
+    assert_eq!((&*answer.body, answer.reason()), (&b"begun"[..], Some(Reason::CallLost)));
+    client.echo(b"it is back").await.is_ok();
+}
+
+#[tokio::test]
+async fn a_revoked_peer_is_cut_off_in_the_middle_of_its_calls() {
+    let (mut street, pi, nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    client.echo(b"").await.is_ok();
+    let (response, mut sink) = client.begin(request("echo", "Hang"));
+    send(&mut sink, message(0, b"")).await.unwrap();
+    within("a call", async {
+        while service.seen.n() < 2 {
+            service.seen.begun.notified().await;
+        }
+    })
+    .await;
+    street.net.mesh.revoke(&pi.node);
+    street.net.publish();
+    let (head, body) = within("an end", response).await.unwrap().into_parts();
+    within("an end", receive(head, body)).await.unwrap().is_refused(Reason::CallLost);
+    within("a reset", service.seen.was_reset.notified()).await;
+    assert_eq!(nas.handle.count(proxy::Count::ConnectionCut), 1);
+    client.echo(b"").await.is_refused(Reason::EndpointUnreachable);
+    nas.refuses(Reason::MemberRevoked, 1).await;
+    assert_eq!(service.seen.n(), 2);
+}
+
+#[tokio::test]
+async fn calls_shift_to_the_endpoint_that_is_left() {
+    let (mut street, pi, nas, one) = Street::pair().await;
+    let two = Service::start("tv").await;
+    let tv = street.house("tv", "echo", grpc(two.address), "svc/web").await;
+    let endpoints = street.endpoints();
+    pi.change(|table| table.endpoints = endpoints);
+    let mut client = pi.client().await;
+    within("calls at both", async {
+        while one.seen.n() == 0 || two.seen.n() == 0 {
+            client.echo(b"").await.is_ok();
+        }
+    })
+    .await;
+    // A service that dies while its node lives: no call is lost that it has not seen.
+    one.stop.cancel();
+    let mut n_lost = 0;
+    for _ in 0..50 {
+        let answer = client.echo(b"x").await;
+        match answer.reason() {
+            None => answer.is_ok(),
+            Some(_) => n_lost += 1,
+        }
+    }
+    assert!(n_lost <= 1, "{n_lost} calls failed");
+    // A node that stops tells its callers first: none is lost.
+    nas.stop.cancel();
+    for _ in 0..50 {
+        client.echo(b"x").await.is_ok();
+    }
+    within("a stop", nas.stopped.cancelled()).await;
+    for _ in 0..50 {
+        client.echo(b"x").await.is_ok();
+    }
+    drop(tv);
+}
+
+#[tokio::test]
+async fn a_path_that_falls_silent_is_noticed_and_its_calls_are_lost() {
+    let (mut street, pi, nas, _service) = Street::pair().await;
+    let path = street::Path::to(nas.inbound).await;
+    street.offer(&nas, "echo", path.address);
+    let endpoints = street.endpoints();
+    pi.change(|table| table.endpoints = endpoints);
+    let mut client = pi.client().await;
+    client.echo(b"").await.is_ok();
+    let (response, mut sink) = client.begin(request("echo", "Begin"));
+    send(&mut sink, message(0, b"")).await.unwrap();
+    let (head, body) = within("headers", response).await.unwrap().into_parts();
+    path.falls_silent();
+    let begun = Instant::now();
+    let answer = within("an end", receive(head, body)).await.unwrap();
+    assert_eq!(answer.reason(), Some(Reason::CallLost));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(pi.handle.count(proxy::Count::UpstreamSilent), 1);
+}
+
+#[tokio::test]
+async fn calls_end_before_the_node_does() {
+    let (_street, pi, nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    client.echo(b"").await.is_ok();
+    for house in [&nas, &pi] {
+        let (response, mut sink) = client.begin(request("echo", "Echo"));
+        send(&mut sink, message(0, b"first")).await.unwrap();
+        let (head, body) = within("headers", response).await.unwrap().into_parts();
+        house.stop.cancel();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        send(&mut sink, message(0, b"last")).await.unwrap();
+        sink.send_data(Bytes::new(), true).unwrap();
+        let answer = within("an end", receive(head, body)).await.unwrap();
+        answer.is_ok();
+        assert_eq!(answer.body, [message(0, b"first"), message(0, b"last")].concat());
+        within("a stop", house.stopped.cancelled()).await;
+        if house.inbound == nas.inbound {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn callers_connect_by_a_unix_socket_as_well() {
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let _nas = street.house("nas", "echo", grpc(service.address), "*").await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("proxy.sock");
+    let config = proxy::Config { socket: Some(path.clone()), ..street::config() };
+    let pi = street.house_with("pi", "web", None, "", config).await;
+    let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    street::Client::over(stream).await.echo(b"x").await.is_ok();
+    pi.stop.cancel();
+    within("a stop", pi.stopped.cancelled()).await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn tunnels_carry_bytes_and_half_closed_ends() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut street = Street::new();
+    // A service that answers only once its caller has finished.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    street.tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut all = Vec::new();
+            if stream.read_to_end(&mut all).await.is_ok() {
+                all.reverse();
+                let _ = stream.write_all(&all).await;
+            }
+        }
+    });
+    let backend = proxy::Backend { address, protocol: proxy::Protocol::Tcp, health: Ok(()) };
+    let nas = street.house("nas", "db", Some(backend), "svc/web").await;
+    let tunnel = proxy::Tunnel { listen: "127.0.0.1:0".parse().unwrap(), service: "db".parse().unwrap() };
+    let config = proxy::Config { tunnels: vec![tunnel], ..street::config() };
+    let pi = street.house_with("pi", "web", None, "", config).await;
+    let talk = async |bytes: &[u8]| {
+        let mut stream = tokio::net::TcpStream::connect(pi.tunnels[0]).await.unwrap();
+        let mut back = Vec::new();
+        let spoken = async {
+            let (mut reader, mut writer) = stream.split();
+            let write = async {
+                writer.write_all(bytes).await?;
+                writer.shutdown().await
+            };
+            let (_, read) = tokio::join!(write, reader.read_to_end(&mut back));
+            read
+        };
+        within("an answer", spoken).await.map(|_| back)
+    };
+    assert_eq!(talk(b"abc").await.unwrap(), b"cba");
+    let big: Vec<u8> = (0..1_u32 << 20).flat_map(u32::to_be_bytes).collect();
+    let back = talk(&big).await.unwrap();
+    assert!(back.iter().rev().eq(&big));
+    // gRPC to it is refused with advice, and so is a tunnel to who does not want it.
+    pi.client().await.ask(request("db", "Echo"), message(0, b"")).await.is_refused(Reason::RequestMalformed);
+    nas.change(|table| table.local.values_mut().for_each(|local| local.policy.allow.clear()));
+    assert!(talk(b"abc").await.is_ok_and(|back| back.is_empty()) || talk(b"abc").await.is_err());
+    pi.refuses(Reason::PolicyDenied, 1).await;
+    nas.refuses(Reason::PolicyDenied, 1).await;
+    pi.change(|table| table.local.values_mut().for_each(|local| local.selectors.clear()));
+    let _ = talk(b"abc").await;
+    pi.refuses(Reason::CallerUnmapped, 1).await;
+}

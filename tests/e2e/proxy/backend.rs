@@ -1,0 +1,185 @@
+//! A service that speaks gRPC by hand, so that a test sees every frame.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What a backend has seen.
+#[derive(Default)]
+pub struct Seen {
+    pub heads: Mutex<Vec<Parts>>,
+    /// Told when a call begins.
+    pub begun: Notify,
+    /// Told when a call that hangs was reset, with its code.
+    pub reset: Mutex<Option<h2::Reason>>,
+    pub was_reset: Notify,
+}
+
+impl Seen {
+    pub fn last(&self) -> Parts {
+        let heads = self.heads.lock().unwrap();
+        heads.last().expect("no call came").clone()
+    }
+
+    pub fn n(&self) -> usize {
+        self.heads.lock().unwrap().len()
+    }
+}
+
+/// A running service.
+pub struct Service {
+    pub address: SocketAddr,
+    pub seen: Arc<Seen>,
+    pub stop: CancellationToken,
+    _tasks: JoinSet<()>,
+}
+
+impl Service {
+    pub async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (seen, stop) = (Arc::new(Seen::default()), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept(listener, name, Arc::clone(&seen), stop.clone()));
+        Self { address, seen, stop, _tasks: tasks }
+    }
+}
+
+async fn accept(listener: TcpListener, name: &'static str, seen: Arc<Seen>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => {
+                let (stream, _) = accepted.unwrap();
+                connections.spawn(connection(stream, name, Arc::clone(&seen)));
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, name: &'static str, seen: Arc<Seen>) {
+    stream.set_nodelay(true).unwrap();
+    let mut builder = h2::server::Builder::new();
+    let builder = builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
+    let mut calls = JoinSet::new();
+    let die = CancellationToken::new();
+    loop {
+        tokio::select! {
+            () = die.cancelled() => return,
+            _ = calls.join_next(), if !calls.is_empty() => {}
+            call = connection.accept() => {
+                let Some(Ok((request, respond))) = call else { return };
+                calls.spawn(serve(request, respond, name, Arc::clone(&seen), die.clone()));
+            }
+        }
+    }
+}
+
+fn head(name: &'static str) -> Response<()> {
+    Response::builder()
+        .header("content-type", "application/grpc")
+        .header("served-by", name)
+        .header("sagemesh-forged", "1")
+        .header("reply-bin", "AAEC")
+        .body(())
+        .unwrap()
+}
+
+fn trailers(status: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([
+        ("grpc-status".parse().unwrap(), HeaderValue::from_static(status)),
+        ("trailing-bin".parse().unwrap(), HeaderValue::from_static("//8")),
+    ])
+}
+
+async fn serve(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    name: &'static str,
+    seen: Arc<Seen>,
+    die: CancellationToken,
+) {
+    let (parts, mut body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    seen.heads.lock().unwrap().push(parts);
+    seen.begun.notify_one();
+    match &*path {
+        "/t.T/Echo" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            while let Some(Ok(piece)) = body.data().await {
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                if send(&mut sink, piece).await.is_none() {
+                    return;
+                }
+            }
+            let _ = sink.send_trailers(trailers("0"));
+        }
+        "/t.T/Collect" => {
+            let mut all = BytesMut::new();
+            while let Some(Ok(piece)) = body.data().await {
+                body.flow_control().release_capacity(piece.len()).unwrap();
+                all.extend_from_slice(&piece);
+            }
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            send(&mut sink, Bytes::from(all.len().to_string())).await.unwrap();
+            sink.send_trailers(trailers("0")).unwrap();
+        }
+        "/t.T/Fail" => {
+            let mut response = head(name);
+            response.headers_mut().insert("grpc-status", HeaderValue::from_static("5"));
+            response.headers_mut().insert("grpc-message", HeaderValue::from_static("no%20such"));
+            respond.send_response(response, true).unwrap();
+        }
+        "/t.T/Slow" => {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            sink.send_trailers(trailers("0")).unwrap();
+        }
+        "/t.T/Hang" => {
+            let reason = poll_fn(|cx| respond.poll_reset(cx)).await;
+            *seen.reset.lock().unwrap() = reason.ok();
+            seen.was_reset.notify_one();
+        }
+        "/t.T/Begin" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            send(&mut sink, Bytes::from_static(b"begun")).await.unwrap();
+            let reason = poll_fn(|cx| sink.poll_reset(cx)).await;
+            *seen.reset.lock().unwrap() = reason.ok();
+            seen.was_reset.notify_one();
+        }
+        "/t.T/Reset" => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
+        "/t.T/Die" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            send(&mut sink, Bytes::from_static(b"begun")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            die.cancel();
+        }
+        other => panic!("nobody serves {other}"),
+    }
+}
+
+/// Sends as the window allows.
+pub async fn send(sink: &mut SendStream<Bytes>, mut bytes: Bytes) -> Option<()> {
+    while !bytes.is_empty() {
+        sink.reserve_capacity(bytes.len());
+        while sink.capacity() == 0 {
+            poll_fn(|cx| sink.poll_capacity(cx)).await?.ok()?;
+        }
+        let n = sink.capacity().min(bytes.len());
+        sink.send_data(bytes.split_to(n), false).ok()?;
+    }
+    Some(())
+}

@@ -1,0 +1,337 @@
+//! Proxies of several nodes in one process, and callers beside them.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attest::Selector;
+use bytes::{Bytes, BytesMut};
+use data_encoding::BASE64_NOPAD;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request, StatusCode};
+use proto::Message;
+use proto::google::rpc::{ErrorInfo, Status};
+use proxy::{Backend, Config, Handle, Local, Protocol, Proxy, Table};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use types::{Reason, SpiffeId};
+
+use super::backend::{Service, send};
+use crate::tls::Net;
+use crate::town::within;
+use crate::world::Node;
+
+/// All nodes.
+pub struct Street {
+    pub net: Net,
+    pub tasks: JoinSet<()>,
+    endpoints: BTreeMap<types::ServiceName, Vec<route::Endpoint>>,
+}
+
+/// One node with its proxy.
+pub struct House {
+    pub node: Node,
+    pub handle: Handle,
+    pub outbound: SocketAddr,
+    pub inbound: SocketAddr,
+    pub tunnels: Vec<SocketAddr>,
+    pub table: watch::Sender<Arc<Table>>,
+    pub stop: CancellationToken,
+    pub stopped: CancellationToken,
+}
+
+pub fn config() -> Config {
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config {
+        outbound: local,
+        inbound: local,
+        connect_timeout: Duration::from_secs(2),
+        ping_interval: Duration::from_millis(200),
+        ping_timeout: Duration::from_millis(800),
+        drain_timeout: Duration::from_secs(5),
+        ..Config::default()
+    }
+}
+
+/// What selects this process.
+pub fn me() -> Vec<Selector> {
+    vec![Selector::Uid(std::fs::metadata("/proc/self").unwrap().uid()), Selector::Exe(std::env::current_exe().unwrap())]
+}
+
+pub fn grpc(address: SocketAddr) -> Option<Backend> {
+    Some(Backend { address, protocol: Protocol::Grpc, health: Ok(()) })
+}
+
+impl Street {
+    pub fn new() -> Self {
+        Self { net: Net::new(), tasks: JoinSet::new(), endpoints: BTreeMap::new() }
+    }
+
+    /// Starts a node with one service; `allow` says who may call it.
+    pub async fn house(&mut self, name: &str, service: &str, backend: Option<Backend>, allow: &str) -> House {
+        self.house_with(name, service, backend, allow, config()).await
+    }
+
+    pub async fn house_with(
+        &mut self,
+        name: &str,
+        service: &str,
+        backend: Option<Backend>,
+        allow: &str,
+        config: Config,
+    ) -> House {
+        let node = self.net.admit(name, "svc/*");
+        let allow = allow.split_whitespace().map(|rule| rule.parse().unwrap()).collect();
+        let selectors = if backend.is_none() { me() } else { Vec::new() };
+        let local = Local {
+            selectors,
+            backend,
+            policy: route::Policy { allow },
+            svids: self.net.svids(&node, &node.service(service)),
+        };
+        let table = Table {
+            mesh: node.domain.mesh().clone(),
+            node: node.domain.clone(),
+            local: BTreeMap::from([(service.parse().unwrap(), local)]),
+            endpoints: self.endpoints.clone(),
+        };
+        let table = watch::Sender::new(Arc::new(table));
+        let proxy = Proxy::bind(config, table.subscribe(), self.net.map.subscribe()).await.unwrap();
+        let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
+        let house = House {
+            handle: proxy.handle(),
+            outbound: proxy.outbound_addr(),
+            inbound: proxy.inbound_addr(),
+            tunnels: proxy.tunnel_addrs().to_vec(),
+            node,
+            table,
+            stop: stop.clone(),
+            stopped: stopped.clone(),
+        };
+        self.tasks.spawn(async move {
+            proxy.run(stop).await;
+            stopped.cancel();
+        });
+        if house.table.borrow().local.values().any(|local| local.backend.is_some()) {
+            self.offer(&house, service, house.inbound);
+        }
+        house
+    }
+
+    /// Says that a node offers a service at an address; houses that start later, or are told, know it.
+    pub fn offer(&mut self, house: &House, service: &str, address: SocketAddr) {
+        let id = route::EndpointId { node: house.node.domain.clone(), service: service.parse().unwrap() };
+        let list = self.endpoints.entry(id.service.clone()).or_default();
+        list.retain(|known| known.id != id);
+        list.push(route::Endpoint { id, address, is_healthy: true });
+    }
+
+    pub fn endpoints(&self) -> BTreeMap<types::ServiceName, Vec<route::Endpoint>> {
+        self.endpoints.clone()
+    }
+
+    /// Two nodes: `pi`, where this process is `web`, and `nas`, where `echo` is served and `web` may call it.
+    pub async fn pair() -> (Self, House, House, Service) {
+        let mut street = Self::new();
+        let service = Service::start("nas").await;
+        let nas = street.house("nas", "echo", grpc(service.address), "svc/web").await;
+        let pi = street.house("pi", "web", None, "").await;
+        (street, pi, nas, service)
+    }
+}
+
+impl House {
+    pub fn change(&self, change: impl FnOnce(&mut Table)) {
+        let mut table = Table::clone(&self.table.borrow());
+        change(&mut table);
+        self.table.send_replace(Arc::new(table));
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::over(TcpStream::connect(self.outbound).await.unwrap()).await
+    }
+
+    /// A connection to another node's inbound port as a service of this node, past its own proxy.
+    pub async fn direct(&self, net: &Net, own: &str, to: &SpiffeId, at: SocketAddr) -> Result<Client, tls::Error> {
+        let svids = net.svids(&self.node, &self.node.service(own));
+        let client = tls::Client::new(tls::Pq::Require, vec![b"h2".to_vec()], svids, net.map.subscribe());
+        let stream = TcpStream::connect(at).await.unwrap();
+        let (stream, _) = client.connect(stream, tls::Expect::Id(to.clone())).await?;
+        Ok(Client::over(stream).await)
+    }
+
+    pub async fn refuses(&self, reason: Reason, least: u64) {
+        let refused = async {
+            while self.handle.refused(reason) < least {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(reason.code(), refused).await;
+    }
+}
+
+/// A gRPC client, by hand.
+pub struct Client {
+    send: SendRequest<Bytes>,
+    _tasks: JoinSet<()>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub http: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub trailers: HeaderMap,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> Option<&str> {
+        let found = self.trailers.get(name).or_else(|| self.headers.get(name));
+        found.map(|value| value.to_str().unwrap())
+    }
+
+    pub fn status(&self) -> Option<u8> {
+        self.field("grpc-status").map(|text| text.parse().unwrap())
+    }
+
+    pub fn message(&self) -> &str {
+        self.field("grpc-message").unwrap_or_default()
+    }
+
+    /// The mesh's reason, if it refused.
+    pub fn reason(&self) -> Option<Reason> {
+        let details = BASE64_NOPAD.decode(self.field("grpc-status-details-bin")?.as_bytes()).unwrap();
+        let status = Status::decode(&details[..]).unwrap();
+        assert_eq!(i32::from(self.status().unwrap()), status.code);
+        let info = ErrorInfo::decode(&status.details[0].value[..]).unwrap();
+        assert_eq!(info.domain, "sagemesh");
+        Reason::from_code(&info.reason)
+    }
+
+    #[track_caller]
+    pub fn is_ok(&self) {
+        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{self:?}");
+    }
+
+    #[track_caller]
+    pub fn is_refused(&self, reason: Reason) {
+        assert_eq!((self.http, self.reason()), (StatusCode::OK, Some(reason)), "{self:?}");
+        assert_eq!(self.status(), Some(reason.status() as u8));
+    }
+}
+
+/// A request as a gRPC client makes it.
+pub fn request(authority: &str, method: &str) -> Request<()> {
+    Request::post(format!("http://{authority}/t.T/{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap()
+}
+
+/// A message with its prefix; `flag` is 1 if it is compressed.
+pub fn message(flag: u8, bytes: &[u8]) -> Bytes {
+    let mut message = BytesMut::from(&[flag][..]);
+    message.extend_from_slice(&u32::try_from(bytes.len()).unwrap().to_be_bytes());
+    message.extend_from_slice(bytes);
+    message.freeze()
+}
+
+impl Client {
+    pub async fn over<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: T) -> Self {
+        let mut builder = h2::client::Builder::new();
+        let builder = builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        let (send, connection) = builder.handshake(stream).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            let _ = connection.await;
+        });
+        Self { send, _tasks: tasks }
+    }
+
+    pub fn begin(&mut self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
+        self.send.send_request(request, false).unwrap()
+    }
+
+    /// Sends a request whole, and waits for the whole answer.
+    pub async fn ask(&mut self, request: Request<()>, body: Bytes) -> Answer {
+        self.try_ask(request, body).await.unwrap()
+    }
+
+    pub async fn try_ask(&mut self, request: Request<()>, body: Bytes) -> Result<Answer, h2::Error> {
+        let (response, mut sink) = self.begin(request);
+        let sending = async {
+            if send(&mut sink, body).await.is_some() {
+                let _ = sink.send_data(Bytes::new(), true);
+            }
+        };
+        let receiving = async {
+            let (head, body) = response.await?.into_parts();
+            receive(head, body).await
+        };
+        within("an answer", async { tokio::join!(sending, receiving) }).await.1
+    }
+
+    /// A call of `echo` that echoes.
+    pub async fn echo(&mut self, body: &[u8]) -> Answer {
+        self.ask(request("echo", "Echo"), message(0, body)).await
+    }
+}
+
+pub async fn receive(head: http::response::Parts, mut body: RecvStream) -> Result<Answer, h2::Error> {
+    let mut all = BytesMut::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece?;
+        body.flow_control().release_capacity(piece.len())?;
+        all.extend_from_slice(&piece);
+    }
+    let trailers = poll_fn(|cx| body.poll_trailers(cx)).await?.unwrap_or_default();
+    Ok(Answer { http: head.status, headers: head.headers, body: all.freeze(), trailers })
+}
+
+/// A path to a port that can fall silent without closing.
+pub struct Path {
+    pub address: SocketAddr,
+    silent: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Path {
+    pub async fn to(port: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = watch::Sender::new(false);
+        let told = silent.subscribe();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut streams = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(port).await.unwrap();
+                let mut told = told.clone();
+                streams.spawn(async move {
+                    let is_silent = async {
+                        let _ = told.wait_for(|silent| *silent).await;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        () = is_silent => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { address, silent, _tasks: tasks }
+    }
+
+    pub fn falls_silent(&self) {
+        self.silent.send_replace(true);
+    }
+}
