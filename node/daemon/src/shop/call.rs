@@ -13,6 +13,8 @@ use super::Role;
 
 /// Headers that go on as they came.
 const PASSED_ON: [&str; 2] = ["traceparent", "tracestate"];
+/// What tonic says when a deadline passes.
+const TIMEOUT: &str = "Timeout expired";
 /// How long the work behind an answer takes.
 const WORK_US: std::ops::Range<u64> = 1_000..4_000;
 
@@ -65,8 +67,9 @@ impl Call {
 /// What a caller is told when another service failed it: the same code and the same details.
 pub(super) fn failed_by(role: Role) -> impl Fn(Status) -> Status {
     move |status| {
-        // tonic says CANCELLED when a deadline passes; nobody else cancels here.
-        let code = if status.code() == Code::Cancelled { Code::DeadlineExceeded } else { status.code() };
+        // tonic says CANCELLED when a deadline passes, and only its words tell it from a broken stream.
+        let is_late = status.code() == Code::Cancelled && status.message() == TIMEOUT;
+        let code = if is_late { Code::DeadlineExceeded } else { status.code() };
         let message = format!("{}: {}", role.name(), status.message());
         Status::with_details(code, message, status.details().to_vec().into())
     }

@@ -91,22 +91,23 @@ pub(super) async fn run(
     next_line.tick().await;
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
+            _ = next_line.tick() => {
+                write(out, &second.line(start.elapsed(), false))?;
+                total.merge(&std::mem::take(&mut second));
+            }
+            Some(done) = calls.join_next() => {
+                let (channel, outcome) = done.context("a caller panicked: this is a bug, report it")?;
+                idle.push(channel);
+                second.count(outcome);
+            }
             _ = next_call.tick() => match idle.pop() {
                 Some(channel) => {
                     calls.spawn(buy(channel, deadline));
                 }
                 None => second.fail(CALLERS_BUSY.to_owned()),
             },
-            Some(done) = calls.join_next() => {
-                let (channel, outcome) = done.context("a caller panicked: this is a bug, report it")?;
-                idle.push(channel);
-                second.count(outcome);
-            }
-            _ = next_line.tick() => {
-                write(out, &second.line(start.elapsed(), false))?;
-                total.merge(&std::mem::take(&mut second));
-            }
         }
     }
     while let Some(done) = calls.join_next().await {
