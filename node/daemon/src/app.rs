@@ -2,6 +2,8 @@
 //!
 //! The only place that knows every room. A room that ends before it is told to, or panics, stops the node.
 
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -100,6 +102,7 @@ impl App {
         if known.members.get(&own).is_none() {
             return Err(known.members.why_not(&own).into());
         }
+        make_run(&config.run)?;
         let lost: Vec<_> = known.lost.iter().map(ToString::to_string).collect();
         let remembered = addresses::remembered(&store).await?;
         let readiness = Readiness::new();
@@ -247,6 +250,14 @@ impl App {
             }
         }
     }
+}
+
+/// Makes the directory of sockets. Anybody may look: who asks what is decided at each socket.
+fn make_run(dir: &Path) -> anyhow::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o755);
+    let made = builder.create(dir);
+    made.with_context(|| format!("failed to make {}: run as root, or set `run`", dir.display()))
 }
 
 /// What is configured, and where the inviter was.
