@@ -108,7 +108,7 @@ pub async fn run(bound: Bound, gossip: Gossiping, store: store::Handle, shutdown
             _ = look.tick() => {
                 let reach = bound.reach();
                 if said.as_ref() != Some(&reach) {
-                    match gossip.put(KEY, reach.to_bytes()).await {
+                    match gossip.put([(KEY.to_owned(), Some(reach.to_bytes()))].into()).await {
                         Ok(()) => said = Some(reach),
                         Err(refusal) => warn!(error = %refusal, "failed to say where this node is"),
                     }

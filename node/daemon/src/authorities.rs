@@ -36,7 +36,7 @@ pub async fn say(
     let signatures =
         sign(Form::Rustls).and_then(|rustls| Ok(AuthoritySignatures { rustls, stock: sign(Form::Stock)? }));
     let told = match signatures {
-        Ok(signatures) => gossip.put(KEY, signatures.encode_to_vec()).await,
+        Ok(signatures) => gossip.put([(KEY.to_owned(), Some(signatures.encode_to_vec()))].into()).await,
         Err(refusal) => Err(refusal),
     };
     match told {

@@ -444,7 +444,8 @@ impl Services {
 
     /// Tells the mesh what this node offers.
     async fn offer(&mut self) {
-        let checks = self.checks.iter();
+        // Not before it was looked at: news of a node's record are rationed.
+        let checks = self.checks.iter().filter(|(_, check)| check.health.has_changed().unwrap_or(true));
         let offers: BTreeMap<_, _> = checks
             .map(|(name, check)| {
                 let protocol = match check.declared.protocol {
@@ -456,13 +457,16 @@ impl Services {
                 (name.clone(), offer.encode_to_vec())
             })
             .collect();
-        for name in self.offered.keys().filter(|name| !offers.contains_key(*name)) {
-            self.node.gossip.delete(&format!("{OFFER}{name}")).await;
+        let gone = self.offered.keys().filter(|name| !offers.contains_key(*name)).map(|name| (name, None));
+        let new = offers.iter().filter(|(name, offer)| self.offered.get(*name) != Some(*offer));
+        let new = new.map(|(name, offer)| (name, Some(offer.clone())));
+        let entries: BTreeMap<_, _> =
+            gone.chain(new).map(|(name, offer)| (format!("{OFFER}{name}"), offer)).collect();
+        if entries.is_empty() {
+            return;
         }
-        for (name, offer) in offers.iter().filter(|(name, offer)| self.offered.get(*name) != Some(offer)) {
-            if let Err(refusal) = self.node.gossip.put(&format!("{OFFER}{name}"), offer.clone()).await {
-                warn!(sagemesh.service = %name, error = %refusal, "failed to offer a service");
-            }
+        if let Err(refusal) = self.node.gossip.put(entries).await {
+            warn!(error = %refusal, "failed to offer all services");
         }
         self.offered = offers;
     }

@@ -37,8 +37,11 @@ pub struct Config {
     pub urgent_delay: Duration,
     /// How long digests wait for company. Default 450 ms. Less spreads news sooner and sends more.
     pub digest_delay: Duration,
-    /// Least time between two signatures on changes of the own record. Default 5 s.
+    /// The even pace of signatures on changes of the own record: one in this time. Default 5 s.
     pub sign_interval: Duration,
+    /// How many changes may be signed at once after a quiet time. Default 4, at least 1. More spreads rare
+    /// changes sooner and lets a node that flaps send more.
+    pub sign_burst: u32,
     /// Least time from one exchange with a random peer to the next. Default 10 s; more by itself in meshes of
     /// many hundreds.
     pub exchange_interval: Duration,
@@ -65,6 +68,7 @@ impl Default for Config {
             urgent_delay: Duration::from_millis(50),
             digest_delay: Duration::from_millis(450),
             sign_interval: Duration::from_secs(5),
+            sign_burst: 4,
             exchange_interval: Duration::from_secs(10),
             retry_interval: Duration::from_secs(2),
             dead_kept: Duration::from_secs(6 * 3600),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use types::key::Unavailable;
 use types::{Keys, Now, PeerId, Refusal};
 
+use crate::config::Config;
 use crate::core::{Membership, Outbox};
 use crate::gossip::Kind;
 use crate::member::ShortId;
@@ -25,7 +26,9 @@ pub(crate) struct Own {
     floor: u64,
     version_before: u64,
     sign_due: Option<Instant>,
-    signed_at: Option<Instant>,
+    /// When the changes signed so far would have been signed at an even pace (the theoretical arrival time of
+    /// GCRA, ITU-T I.371).
+    signed_until: Option<Instant>,
     refute_due: Option<Instant>,
     refuted_at: Option<Instant>,
 }
@@ -43,7 +46,7 @@ impl Own {
             floor: start,
             version_before: 0,
             sign_due: None,
-            signed_at: None,
+            signed_until: None,
             refute_due: None,
             refuted_at: None,
         })
@@ -80,13 +83,21 @@ impl Own {
         self.stamp().version + 1
     }
 
-    fn stage(&mut self, now: Now, interval: Duration) {
-        let free_at = self.signed_at.map_or(now.mono, |at| at + interval);
+    fn stage(&mut self, now: Now, config: &Config) {
+        let ahead = config.sign_interval * (config.sign_burst - 1);
+        let free_at = self.signed_until.map_or(now.mono, |at| at.checked_sub(ahead).unwrap_or(now.mono));
         self.sign_due.get_or_insert(free_at.max(now.mono));
     }
 
     /// Signs what is staged, at `incarnation`.
-    fn sign(&mut self, now: Now, incarnation: u64, leaves: bool, keys: &dyn Keys) -> Result<(), Unavailable> {
+    fn sign(
+        &mut self,
+        now: Now,
+        incarnation: u64,
+        leaves: bool,
+        interval: Duration,
+        keys: &dyn Keys,
+    ) -> Result<(), Unavailable> {
         let is_changed = self.sign_due.is_some();
         let version = if is_changed { self.next_version() } else { self.stamp().version };
         let stamp = Stamp { incarnation, version };
@@ -95,7 +106,7 @@ impl Own {
         self.record = record;
         if is_changed {
             self.sign_due = None;
-            self.signed_at = Some(now.mono);
+            self.signed_until = Some(self.signed_until.map_or(now.mono, |at| at.max(now.mono)) + interval);
         }
         Ok(())
     }
@@ -117,7 +128,7 @@ impl Membership {
         put(&mut entries, Entry { key: key.into(), value: value.into(), version });
         check_bounds(&entries)?;
         self.own.staged = entries;
-        self.own.stage(now, self.config.sign_interval);
+        self.own.stage(now, &self.config);
         Ok(())
     }
 
@@ -127,7 +138,7 @@ impl Membership {
         self.own.staged.retain(|entry| &*entry.key != key);
         if self.own.staged.len() < len {
             self.own.floor = self.own.next_version();
-            self.own.stage(now, self.config.sign_interval);
+            self.own.stage(now, &self.config);
         }
     }
 
@@ -162,7 +173,7 @@ impl Membership {
     }
 
     fn publish(&mut self, now: Now, incarnation: u64, leaves: bool, out: &mut Outbox) {
-        if let Err(err) = self.own.sign(now, incarnation, leaves, &*self.keys) {
+        if let Err(err) = self.own.sign(now, incarnation, leaves, self.config.sign_interval, &*self.keys) {
             // Staged entries wait for another try; whoever accuses will do so again.
             self.own.sign_due = self.own.sign_due.map(|_| now.mono + self.config.sign_interval);
             return out.unavailable(err);
@@ -197,5 +208,32 @@ impl Membership {
         self.own.record.head.stamp.version = version - 1;
         self.own.sign_due = Some(now.mono);
         self.publish(now, own.incarnation.max(delta.head.stamp.incarnation) + 1, false, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Input;
+    use crate::testing::Story;
+
+    #[test]
+    fn a_few_changes_are_signed_at_once_and_then_one_at_a_time() {
+        let mut story = Story::new(3);
+        let config = Config::default();
+        let mut change = |story: &mut Story, value: u8| {
+            story.core.put(story.now, "a/x", &[value]).expect("small");
+            story.input(Input::Tick);
+            story.core.own_record().value("a/x") == Some(&[value])
+        };
+        for value in 0..u8::try_from(config.sign_burst).expect("few") {
+            assert!(change(&mut story, value), "change {value} is signed at once");
+        }
+        assert!(!change(&mut story, 100), "the next one waits");
+        story.waits(config.sign_interval);
+        assert!(story.core.own_record().value("a/x") == Some(&[100]), "for its turn");
+        assert!(!change(&mut story, 101), "and so does the one after it");
+        story.waits(config.sign_interval * (config.sign_burst + 1));
+        assert!(change(&mut story, 102), "a quiet time is made up for");
     }
 }

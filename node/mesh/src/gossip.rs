@@ -73,9 +73,12 @@ impl Known {
 /// All admitted peers but this node.
 pub type Snapshot = Arc<BTreeMap<PeerId, Known>>;
 
-enum Command {
-    Put { key: String, value: Vec<u8>, answer: oneshot::Sender<Result<(), Refusal>> },
-    Delete { key: String },
+/// Entries of this node's record, by key: what to set, and `None` to remove.
+pub type Entries = BTreeMap<String, Option<Vec<u8>>>;
+
+struct Command {
+    entries: Entries,
+    answer: oneshot::Sender<Result<(), Refusal>>,
 }
 
 /// What other rooms hold of gossip. Cheap to clone.
@@ -86,23 +89,17 @@ pub struct Gossiping {
 }
 
 impl Gossiping {
-    /// Sets an entry of this node's record; it is signed and spread soon.
+    /// Sets entries of this node's record; they are signed and spread soon, together.
     ///
     /// # Errors
-    /// If the entry or the record becomes too large; nothing changed then. Once the node stops, nothing is
+    /// If an entry or the record becomes too large: those before it are set. Once the node stops, nothing is
     /// set and nothing is said of it.
-    pub async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), Refusal> {
+    pub async fn put(&self, entries: Entries) -> Result<(), Refusal> {
         let (answer, answered) = oneshot::channel();
-        if self.commands.send(Command::Put { key: key.to_owned(), value, answer }).await.is_err() {
+        if self.commands.send(Command { entries, answer }).await.is_err() {
             return Ok(());
         }
         answered.await.unwrap_or(Ok(()))
-    }
-
-    /// Removes an entry of this node's record.
-    pub async fn delete(&self, key: &str) {
-        // Fails only once the node stops.
-        let _ = self.commands.send(Command::Delete { key: key.to_owned() }).await;
     }
 
     /// Who is there, and what each says.
@@ -252,13 +249,16 @@ impl Gossip {
 
     fn command(&mut self, command: Command) {
         let now = Now::read();
-        match command {
-            Command::Put { key, value, answer } => {
-                // Whoever asked may have gone.
-                let _ = answer.send(self.core.put(now, &key, &value));
+        let put = |(key, value): (&String, &Option<Vec<u8>>)| match value {
+            Some(value) => self.core.put(now, key, value),
+            None => {
+                self.core.delete(now, key);
+                Ok(())
             }
-            Command::Delete { key } => self.core.delete(now, &key),
-        }
+        };
+        let result = command.entries.iter().try_for_each(put);
+        // Whoever asked may have gone.
+        let _ = command.answer.send(result);
         self.handle(Input::Tick);
     }
 
@@ -363,10 +363,16 @@ impl Gossip {
 
     async fn leave(mut self) {
         self.handle(Input::Leave);
-        // Closing the lines ends their writers once they have written what waits.
-        self.lines.clear();
-        let all = async { while self.writers.join_next().await.is_some() {} };
-        if timeout(LEAVE_WITHIN, all).await.is_err() {
+        let told = async {
+            while let Some(due) = self.core.next_deadline() {
+                sleep_until(due.into()).await;
+                self.handle(Input::Tick);
+            }
+            // Closing the lines ends their writers once they have written what waits.
+            self.lines.clear();
+            while self.writers.join_next().await.is_some() {}
+        };
+        if timeout(LEAVE_WITHIN, told).await.is_err() {
             info!("left before all peers had heard of it");
         }
     }
