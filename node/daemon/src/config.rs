@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Where the file is looked for by root.
 pub const FILE: &str = "/etc/sagemesh/config.toml";
 
+/// Where root's node is asked.
+pub const SOCKET: &str = "/run/sagemesh/api.sock";
+
 /// The configuration as people write it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +179,24 @@ fn default_state(is_root: bool) -> Option<PathBuf> {
         return Some(store::Config::default().dir);
     }
     under("XDG_STATE_HOME", ".local/state")
+}
+
+/// Where the node with the state directory `state` is asked, if nothing else is configured: in the usual place
+/// for the usual directory, else beside the state, so that several nodes of one machine do not meet.
+pub fn default_socket(state: &Path) -> PathBuf {
+    if !is_default_state(state) {
+        return state.join("api.sock");
+    }
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from(SOCKET);
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    runtime.map_or_else(|| state.join("api.sock"), |dir| dir.join("sagemesh/api.sock"))
+}
+
+/// Whether `state` is where this user's state lies if nothing else is said.
+pub fn is_default_state(state: &Path) -> bool {
+    default_state(rustix::process::geteuid().is_root()).as_deref() == Some(state)
 }
 
 /// Our folder under an XDG base directory (XDG Base Directory Specification 0.8).
