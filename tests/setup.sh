@@ -43,12 +43,13 @@ rust() {
 python() {
     command_of python3 python3
     local venv="$cache/venv"
-    if "$venv/bin/python" -c 'import grpc' 2>/dev/null; then return; fi
+    if "$venv/bin/python" -c 'import grpc, grpc_health, grpc_reflection' 2>/dev/null; then return; fi
     python3 -c 'import ensurepip' 2>/dev/null || package python3-venv "Python's venv"
     say "installing grpcio into $venv"
     mkdir -p "$cache"
     python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check 'grpcio==1.85.*'
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+        'grpcio==1.85.*' 'grpcio-health-checking==1.85.*' 'grpcio-reflection==1.85.*'
 }
 
 # The stock TLS client of Go.
@@ -56,9 +57,19 @@ golang() {
     command_of go golang-go
 }
 
+# What people call the API with. A program of Go: it needs `golang` before.
+grpcurl() {
+    local version=v1.9.3
+    local bin="$cache/bin"
+    if go version -m "$bin/grpcurl" 2>/dev/null | grep -qw "$version"; then return; fi
+    say "installing grpcurl $version into $bin"
+    GOBIN="$bin" go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version"
+}
+
 rust
 command_of cc build-essential
 command_of cmake cmake
 command_of openssl openssl
 golang
+grpcurl
 python

@@ -119,7 +119,8 @@ fn text(of: Option<impl ToString>) -> String {
     of.map(|it| it.to_string()).unwrap_or_default()
 }
 
-pub(crate) fn status(status: Status, svid_until_s: u64) -> mesh_wire::GetStatusResponse {
+/// A status, less what the API itself knows.
+pub(crate) fn status(status: Status) -> mesh_wire::GetStatusResponse {
     mesh_wire::GetStatusResponse {
         mesh: status.mesh.to_string(),
         root: status.root.to_string(),
@@ -128,12 +129,12 @@ pub(crate) fn status(status: Status, svid_until_s: u64) -> mesh_wire::GetStatusR
         peer: status.peer.to_string(),
         scope: status.scope.items(),
         record_until_s: status.record_until.as_secs(),
-        svid_until_s,
         signers: status.signers.iter().map(NodeName::to_string).collect(),
         n_members: u32::try_from(status.n_members).unwrap_or(u32::MAX),
         warnings: status.warnings,
         ready: status.is_ready,
         version: status.version,
+        ..Default::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! MeshService: the node itself and its peers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -20,6 +21,8 @@ use crate::watching::{Lists, latest};
 pub(crate) struct Api {
     pub(crate) node: Arc<dyn Node>,
     pub(crate) svids: watch::Receiver<Arc<Svids>>,
+    /// Where the port is.
+    pub(crate) address: SocketAddr,
     /// Ends what would go on for ever.
     pub(crate) stop: CancellationToken,
 }
@@ -39,8 +42,11 @@ impl wire::mesh_service_server::MeshService for Api {
         _: Request<wire::GetStatusRequest>,
     ) -> Result<Response<wire::GetStatusResponse>, Status> {
         let status = self.node.status().await.map_err(refuse)?;
-        let svid_until_s = self.svids.borrow().not_after.as_secs();
-        Ok(Response::new(convert::status(status, svid_until_s)))
+        Ok(Response::new(wire::GetStatusResponse {
+            svid_until_s: self.svids.borrow().not_after.as_secs(),
+            api_address: self.address.to_string(),
+            ..convert::status(status)
+        }))
     }
 
     async fn list_peers(

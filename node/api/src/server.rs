@@ -87,7 +87,7 @@ impl Server {
         let tls_config =
             tls::server::Config { pq: config.pq, alpn: vec![H2.to_vec()], newcomers: Newcomers::Welcome };
         let tls = tls::Server::new(tls_config, svids.clone(), node.members());
-        let api = Api { node: Arc::clone(&node), svids, stop: stop.clone() };
+        let api = Api { node: Arc::clone(&node), svids, address, stop: stop.clone() };
         let (routes, health) = routes(api)?;
         let gate = Gate { routes, members: node.members(), counts: Arc::clone(&counts) };
         let places = || Arc::new(Semaphore::new(config.connections_max));
@@ -113,7 +113,7 @@ impl Server {
         let Self { listener, address, socket, shared, health } = self;
         let mut tasks = JoinSet::new();
         let mut ready = shared.node.ready();
-        let is_ready = *ready.borrow_and_update();
+        let mut is_ready = *ready.borrow_and_update();
         tell(&health, is_ready).await;
         info!(server.address = %address, socket = %shared.config.socket.display(), "serving the API");
         loop {
@@ -128,7 +128,7 @@ impl Server {
                     Err(err) => pause(&err).await,
                 },
                 Ok(()) = ready.changed() => {
-                    let is_ready = *ready.borrow_and_update();
+                    is_ready = *ready.borrow_and_update();
                     tell(&health, is_ready).await;
                 }
                 Some(ended) = tasks.join_next() => shared.reap(ended),
@@ -267,8 +267,15 @@ fn is_without_ipv6(err: &io::Error) -> bool {
 /// All services, each of which takes and gives gzip.
 fn routes(api: Api) -> Result<(Routes, HealthReporter), Error> {
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        let builder = tonic_reflection::server::Builder::configure().include_reflection_service(false);
+        let files = [
+            proto::DESCRIPTORS,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        files
+            .into_iter()
+            .fold(builder, tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
     };
     let failed = |err| Error::Reflection(Box::new(err));
     let reporter = HealthReporter::new();

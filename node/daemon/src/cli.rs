@@ -1,20 +1,30 @@
-//! The command line.
+//! The command line: what can be asked for. What the commands do is in the modules below.
+//!
+//! Commands that ask the node that runs go through its Unix socket and need no key of its own.
 
-use std::fmt::Display;
-use std::io::Write;
+mod client;
+mod founding;
+mod identity;
+mod mesh;
+mod operator;
+mod output;
+mod service;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Serialize;
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
 
-use types::{MeshName, NodeName, Now, Refusal};
+use types::{MeshName, NodeName, Refusal, ServiceName};
 
 use crate::config::{self, Config, Sources};
 use crate::exit::Exit;
-use crate::state::Stage;
-use crate::{app, init, join, state, status};
+
+use self::client::Address;
+use self::identity::{Change, Ttl};
+use self::output::{Output, say};
+use self::service::{Added, Whose};
 
 /// A mesh of identical nodes that find, trust and call each other.
 #[derive(Debug, Parser)]
@@ -37,15 +47,13 @@ struct Common {
     /// State directory [default: /var/lib/sagemesh for root, else under XDG_STATE_HOME]
     #[arg(long, global = true, value_name = "DIR", env = "SAGEMESH_STATE")]
     state: Option<PathBuf>,
+    /// Socket of the node to ask [default: /run/sagemesh/api.sock for root, else under XDG_RUNTIME_DIR;
+    /// with --state, beside the state]
+    #[arg(long, global = true, value_name = "PATH", env = "SAGEMESH_API")]
+    api: Option<PathBuf>,
     /// Form of what is printed
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -65,11 +73,101 @@ enum Command {
     },
     /// Run this node until it is told to stop
     Up,
+    /// Print an invitation for one new machine
+    Invite {
+        /// The name that it gets
+        #[arg(long)]
+        name: NodeName,
+        /// A service that it may speak for, such as svc/api; may be given again
+        #[arg(long, value_name = "svc/NAME")]
+        scope: Vec<String>,
+        /// How long the invitation holds, such as 15m or 2h [default: 15m]
+        #[arg(long)]
+        ttl: Option<Ttl>,
+    },
+    /// Leave the mesh for now: the node says so to the others and stops
+    Leave,
+    /// Have the node read its configuration again
+    Reload,
+    /// Change which services a node may speak for
+    Scope {
+        /// Whose scope
+        node: NodeName,
+        /// What comes and goes: +svc/NAME and -svc/NAME
+        #[arg(required = true, allow_hyphen_values = true, value_name = "+svc/NAME|-svc/NAME")]
+        changes: Vec<Change>,
+    },
     /// Show who this node is and how its mesh stands
     Status,
+    /// Fail if the node is not well, or soon will not be
+    Check,
+    /// Show the other nodes
+    Peers {
+        /// Show them again whenever they change
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show who belongs to the mesh
+    Members,
+    /// Show what is offered in the mesh
+    Services,
+    /// Work with the services of this node
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Say why calls to a service fail, layer by layer
+    Why {
+        /// The service
+        service: ServiceName,
+    },
+    /// Work with operators
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// End the membership of a node's keys for ever
+    Revoke {
+        /// Whose
+        node: NodeName,
+        /// Why, for people to read
+        #[arg(long)]
+        note: Option<String>,
+    },
     /// Work with the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ServiceCommand {
+    /// Declare a service of this node, and keep it over restarts
+    Add(Added),
+    /// Take back what `add` declared
+    Remove {
+        /// The service
+        name: ServiceName,
+    },
+    /// Show the services of this node
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+enum OperatorCommand {
+    /// Give a person a role, and write the files by which they are known
+    Add {
+        /// The operator's name
+        name: ServiceName,
+        /// What the operator may do
+        #[arg(long, value_enum)]
+        role: operator::Role,
+        /// Folder for NAME.crt, NAME.key and ca.crt
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Take every role of an operator away, which holds at once
+    Remove {
+        /// The operator's name
+        name: ServiceName,
+    },
+    /// Show the operators
+    List,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,104 +191,56 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     let sources = Sources { file: cli.common.config.clone(), state: cli.common.state.clone() };
     let config = config::load(&sources)?;
-    let output = cli.common.output;
     if let Command::Config(ConfigCommand::Check) = &cli.command {
         return say(config.to_toml().trim_end());
     }
-    let stage = state::stage(&config.state)?;
-    if matches!(cli.command, Command::Status) {
-        match stage {
-            Stage::Empty => {
-                bail!("this node belongs to no mesh yet: found one with `sagemesh init home.mesh`")
-            }
-            Stage::Founding => {
-                bail!("an `init` was interrupted here: run it again, it goes on where it stopped")
-            }
-            Stage::Founded => {}
-        }
+    if matches!(cli.command, Command::Up) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        return runtime.context("failed to start")?.block_on(founding::up(config, sources));
     }
-    let runtime = match &cli.command {
-        Command::Up => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-    };
-    let runtime = runtime.context("failed to start")?;
-    runtime.block_on(async {
-        let store = state::open(&config.store)?;
-        let done = match &cli.command {
-            Command::Init { mesh, name } => run_init(&config, &store, mesh, name.as_ref(), output).await,
-            Command::Join { token } => run_join(&config, &store, token, output).await,
-            Command::Up => app::up(config.clone(), sources.clone(), &store).await,
-            Command::Status => run_status(&config, &store, output).await,
-            Command::Config(_) => Ok(()),
-        };
-        store.close().await?;
-        done
-    })
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
+    let address = Address::find(cli.common.api.as_deref(), &config);
+    runtime.block_on(run_command(&cli.command, &config, &address, cli.common.output))
 }
 
-async fn run_init(
+async fn run_command(
+    command: &Command,
     config: &Config,
-    store: &store::Store,
-    mesh: &MeshName,
-    name: Option<&NodeName>,
+    address: &Address,
     output: Output,
 ) -> anyhow::Result<()> {
-    let name = match name {
-        Some(name) => name.clone(),
-        None => host_name()?,
-    };
-    let now = Now::read();
-    let known = init::init(&config.state, &store.handle(), mesh.clone(), name, now).await?;
-    let status = status::describe(&config.state, &known, now)?;
-    print(output, &status)?;
-    if output == Output::Json {
-        return Ok(());
+    // What needs no node that runs comes first.
+    match command {
+        Command::Config(ConfigCommand::Check) => return Ok(()),
+        Command::Init { mesh, name } => return founding::init(config, mesh, name.as_ref(), output).await,
+        Command::Join { token } => return founding::join(config, token, output).await,
+        Command::Status => return mesh::status(config, address, output).await,
+        _ => {}
     }
-    let file = |name| state::path(&config.state, name).display().to_string();
-    say(&format!(
-        "\nMove these two files to a place that is not on any node; a copy of each is wise:\n  {}\n  {}\n\
-         They make signers and can cut off stolen ones. No node needs them to run.",
-        file(state::ROOT_KEYS),
-        file(state::NEXT_ROOT_KEYS),
-    ))
-}
-
-async fn run_join(config: &Config, store: &store::Store, token: &str, output: Output) -> anyhow::Result<()> {
-    let token = token.trim().parse()?;
-    let known = join::join(&config.state, &store.handle(), &token).await?;
-    print(output, &status::describe(&config.state, &known, Now::read())?)?;
-    if output == Output::Json {
-        return Ok(());
-    }
-    say("\nThis machine is a member now. Start it with:\n  sagemesh up")
-}
-
-async fn run_status(config: &Config, store: &store::Store, output: Output) -> anyhow::Result<()> {
-    let known = state::load(&config.state, &store.handle()).await?;
-    let known =
-        known.context("the database does not hold the mesh of this node's keys: restore it from a backup")?;
-    print(output, &status::describe(&config.state, &known, Now::read())?)
-}
-
-fn host_name() -> anyhow::Result<NodeName> {
-    let uname = rustix::system::uname();
-    let name = uname.nodename().to_string_lossy().to_lowercase();
-    let label = name.split('.').next().unwrap_or_default();
-    label.parse().with_context(|| format!("the host's name `{name}` is no node name: give one with --name"))
-}
-
-fn print(output: Output, what: &(impl Display + Serialize)) -> anyhow::Result<()> {
-    match output {
-        Output::Text => say(&what.to_string()),
-        Output::Json => say(&serde_json::to_string_pretty(what)?),
-    }
-}
-
-/// Writes to standard output. Whoever stops reading, such as `head`, has had enough: that is no failure.
-fn say(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(err) if err.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("failed to print"),
+    let node = address.connect().await?;
+    match command {
+        Command::Config(_) | Command::Init { .. } | Command::Join { .. } | Command::Up | Command::Status => {
+            Ok(())
+        }
+        Command::Invite { name, scope, ttl } => identity::invite(&node, name, scope, *ttl, output).await,
+        Command::Leave => mesh::leave(&node, output).await,
+        Command::Reload => mesh::reload(&node, output).await,
+        Command::Scope { node: name, changes } => identity::scope(&node, name, changes, output).await,
+        Command::Check => mesh::check(&node, output).await,
+        Command::Peers { watch } => mesh::peers(&node, *watch, output).await,
+        Command::Members => identity::members(&node, output).await,
+        Command::Services => service::list(&node, Whose::All, output).await,
+        Command::Service(ServiceCommand::Add(added)) => service::add(&node, added, output).await,
+        Command::Service(ServiceCommand::Remove { name }) => service::remove(&node, name, output).await,
+        Command::Service(ServiceCommand::List) => service::list(&node, Whose::Own, output).await,
+        Command::Why { service } => service::why(&node, service, output).await,
+        Command::Operator(OperatorCommand::Add { name, role, out }) => {
+            operator::add(&node, name, *role, out, output).await
+        }
+        Command::Operator(OperatorCommand::Remove { name }) => operator::remove(&node, name, output).await,
+        Command::Operator(OperatorCommand::List) => operator::list(&node, output).await,
+        Command::Revoke { node: name, note } => identity::revoke(&node, name, note.as_deref(), output).await,
     }
 }
 
@@ -208,7 +258,7 @@ fn report(err: &anyhow::Error) {
 }
 
 fn exit_of(err: &anyhow::Error) -> Exit {
-    if err.is::<Refusal>() {
+    if err.chain().any(|cause| cause.is::<Refusal>()) {
         Exit::Refused
     } else if err.is::<config::Error>() {
         Exit::Usage

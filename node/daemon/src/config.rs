@@ -22,6 +22,8 @@ pub const FILE: &str = "/etc/sagemesh/config.toml";
 pub const API_SOCKET: &str = "api.sock";
 /// The Unix socket where services call, beside it.
 pub const OUTBOUND_SOCKET: &str = "outbound.sock";
+/// Where a node that runs for the whole machine is asked.
+pub const SOCKET: &str = "/run/sagemesh/api.sock";
 
 /// The configuration in effect.
 #[derive(Clone, Debug)]
@@ -287,12 +289,22 @@ fn default_state(is_root: bool) -> Option<PathBuf> {
     under("XDG_STATE_HOME", ".local/state")
 }
 
+/// Where sockets are made if nothing is said: in the usual place for the usual state directory, else in it, so
+/// that several nodes of one machine do not meet.
 fn default_run(is_root: bool, state: &Path) -> PathBuf {
+    if !is_default_state(state) {
+        return state.join("run");
+    }
     if is_root {
         return PathBuf::from("/run/sagemesh");
     }
     let set = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     set.map_or_else(|| state.join("run"), |dir| dir.join("sagemesh"))
+}
+
+/// Whether `state` is where this user's state lies if nothing else is said.
+pub fn is_default_state(state: &Path) -> bool {
+    default_state(rustix::process::geteuid().is_root()).as_deref() == Some(state)
 }
 
 /// Our folder under an XDG base directory (XDG Base Directory Specification 0.8).

@@ -34,6 +34,23 @@ pub struct Status {
     pub n_members: usize,
     /// What deserves attention, with what to do.
     pub warnings: Vec<String>,
+    /// What only a node that runs can say.
+    #[serde(flatten)]
+    pub live: Option<Live>,
+}
+
+/// What only a node that runs can say of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Live {
+    /// Whether it serves all that it is meant to.
+    #[serde(rename = "ready")]
+    pub is_ready: bool,
+    /// Version of the program that runs.
+    pub version: String,
+    /// When its certificate ends, RFC 3339.
+    pub svid_until: String,
+    /// Where its API listens.
+    pub api: String,
 }
 
 /// Describes the node `own`, with what lies in its state directory `dir`. `lost` are statements that were kept
@@ -113,6 +130,7 @@ pub fn describe(dir: &Path, known: &Known, now: Now) -> Result<Status, Refusal> 
         signers: status.signers.iter().map(ToString::to_string).collect(),
         n_members: status.n_members,
         warnings: status.warnings,
+        live: None,
     })
 }
 
@@ -126,6 +144,12 @@ impl fmt::Display for Status {
         writeln!(f, "record    until {}", self.record_until)?;
         writeln!(f, "signers   {}", self.signers.join(", "))?;
         write!(f, "members   {}", self.n_members)?;
+        if let Some(live) = &self.live {
+            let ready = if live.is_ready { "serves" } else { "does not serve yet" };
+            write!(f, "\nruns      {} ({ready})", live.version)?;
+            write!(f, "\nsvid      until {}", live.svid_until)?;
+            write!(f, "\napi       {}", live.api)?;
+        }
         for warning in &self.warnings {
             write!(f, "\nwarning   {warning}")?;
         }

@@ -22,9 +22,9 @@ use crate::statement::{CLOCK_LEEWAY, Member};
 /// How long an SVID is valid, unless its record ends before.
 pub const SVID_VALID: Duration = Duration::from_secs(3600);
 
-/// The extension that carries the member record: 2.25 (ITU-T X.667: any UUID) and the letters `SageMesh` as a
-/// number.
-pub const RECORD_OID: &[u64] = &[2, 25, 0x5361_6765_4d65_7368];
+/// The extension that carries the member record: 2.25 (ITU-T X.667: any UUID) and the letters `Sage` and `Mesh`
+/// as numbers. Go refuses certificates with numbers of more than 31 bits.
+pub const RECORD_OID: &[u64] = &[2, 25, 0x5361_6765, 0x4d65_7368];
 
 /// What an SVID is to say.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,89 @@
+//! Commands that begin: `init`, `join` and `up`.
+
+use anyhow::{Context, bail};
+
+use identity::token::Token;
+use types::{MeshName, NodeName, Now};
+
+use super::output::{Output, say};
+use crate::config::{Config, Sources};
+use crate::state::Stage;
+use crate::{app, init, join, state, status};
+
+/// `init`
+pub(super) async fn init(
+    config: &Config,
+    mesh: &MeshName,
+    name: Option<&NodeName>,
+    output: Output,
+) -> anyhow::Result<()> {
+    // Looked at first: it makes nothing where something is amiss.
+    state::stage(&config.state)?;
+    let store = state::open(&config.store)?;
+    let done = found(config, &store, mesh, name, output).await;
+    store.close().await?;
+    done
+}
+
+async fn found(
+    config: &Config,
+    store: &store::Store,
+    mesh: &MeshName,
+    name: Option<&NodeName>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let name = match name {
+        Some(name) => name.clone(),
+        None => host_name()?,
+    };
+    let now = Now::read();
+    let known = init::init(&config.state, &store.handle(), mesh.clone(), name, now).await?;
+    let status = status::describe(&config.state, &known, now)?;
+    output.print(&status.to_string(), &serde_json::to_value(&status)?)?;
+    if output == Output::Json {
+        return Ok(());
+    }
+    let file = |name| state::path(&config.state, name).display().to_string();
+    say(&format!(
+        "\nMove these two files to a place that is not on any node; a copy of each is wise:\n  {}\n  {}\n\
+         They make signers and can cut off stolen ones. No node needs them to run.",
+        file(state::ROOT_KEYS),
+        file(state::NEXT_ROOT_KEYS),
+    ))
+}
+
+/// `join`
+pub(super) async fn join(config: &Config, token: &str, output: Output) -> anyhow::Result<()> {
+    let token: Token = token.trim().parse()?;
+    // Looked at first: it makes nothing where something is amiss.
+    state::stage(&config.state)?;
+    let store = state::open(&config.store)?;
+    let joined = join::join(&config.state, &store.handle(), &token).await;
+    store.close().await?;
+    let status = status::describe(&config.state, &joined?, Now::read())?;
+    output.print(&status.to_string(), &serde_json::to_value(&status)?)?;
+    if output == Output::Json {
+        return Ok(());
+    }
+    say("\nThis machine is a member now. Start it with:\n  sagemesh up")
+}
+
+/// `up`
+pub(super) async fn up(config: Config, sources: Sources) -> anyhow::Result<()> {
+    if state::stage(&config.state)? != Stage::Founded {
+        bail!(
+            "this node belongs to no mesh yet: found one with `sagemesh init`, or join one with `sagemesh join`"
+        );
+    }
+    let store = state::open(&config.store)?;
+    let done = app::up(config, sources, &store).await;
+    store.close().await?;
+    done
+}
+
+fn host_name() -> anyhow::Result<NodeName> {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy().to_lowercase();
+    let label = name.split('.').next().unwrap_or_default();
+    label.parse().with_context(|| format!("the host's name `{name}` is no node name: give one with --name"))
+}
