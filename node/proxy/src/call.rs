@@ -15,7 +15,7 @@ use tokio::time::sleep_until;
 
 use types::{Reason, Refusal};
 
-use crate::body::{Body, Broken, finish, forward};
+use crate::body::{Body, Broken, Kept, finish, forward};
 use crate::headers;
 use crate::link::Lease;
 use crate::refusal;
@@ -26,7 +26,8 @@ const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A call that is not answered yet. Dropped, its stream is reset.
 pub(crate) struct Call {
     pub(crate) head: Parts,
-    pub(crate) body: Body,
+    body: Body,
+    kept: Kept,
     respond: SendResponse<Bytes>,
 }
 
@@ -124,7 +125,7 @@ impl<F: Future<Output = Result<(), Broken>>> Upload<'_, F> {
 impl Call {
     pub(crate) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
         let (head, body) = request.into_parts();
-        Self { head, body: Body::new(body), respond }
+        Self { head, body: Body::new(body), kept: Kept::default(), respond }
     }
 
     /// Answers with a refusal. If the caller has gone away, nobody hears it.
@@ -157,9 +158,9 @@ impl Call {
         lease: &mut Lease,
         head: Request<()>,
         limits: Limits,
-        on_head: impl FnMut(&mut response::Parts, &Timing, bool),
+        mut on_head: impl FnMut(&mut response::Parts, &Timing, bool),
     ) -> Carried {
-        let Self { head: kept_head, mut body, mut respond } = self;
+        let Self { head: own_head, mut body, kept, mut respond } = self;
         let mut response_bytes = 0;
         let started = Instant::now();
         let outcome = match lease.send(head, body.is_empty()) {
@@ -169,17 +170,21 @@ impl Call {
                 let sending = pin!(async {
                     match is_whole {
                         true => Ok(()),
-                        false => body.send(sink).await,
+                        false => body.send(&kept, sink).await,
                     }
                 });
                 let upload = Upload { sending, is_done: false, sent_at: None };
+                let on_head = |head: &mut response::Parts, timing: &Timing, is_end| {
+                    kept.release();
+                    on_head(head, timing, is_end);
+                };
                 relay(response, &mut respond, upload, (limits, started), on_head, &mut response_bytes).await
             }
         };
         let request_bytes = body.n_bytes;
         let sent = match outcome {
             Ok(end) => Sent::Ended(end),
-            Err(stop) => Self { head: kept_head, body, respond }.stopped(stop),
+            Err(stop) => Self { head: own_head, body, kept, respond }.stopped(stop),
         };
         Carried { sent, request_bytes, response_bytes }
     }
@@ -192,7 +197,7 @@ impl Call {
                 self.refuse(&timed_out());
                 End::TimedOut
             }
-            Stop::TurnedAway(head, reason) if self.body.is_whole() => {
+            Stop::TurnedAway(head, reason) if self.kept.is_whole() => {
                 let refusal = turned_away(&head, reason);
                 return Sent::Unsent(Box::new(self), refusal);
             }
@@ -204,7 +209,7 @@ impl Call {
             Stop::Broken(err) if is_unsent(&err) => {
                 let refusal =
                     Reason::EndpointUnreachable.because(format!("the other end took no call: {err}"));
-                if self.body.is_whole() {
+                if self.kept.is_whole() {
                     return Sent::Unsent(Box::new(self), refusal);
                 }
                 self.refuse(&refusal);

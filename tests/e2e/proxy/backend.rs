@@ -166,6 +166,8 @@ async fn serve(
             send(&mut sink, Bytes::from_static(b"begun")).await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
             die.cancel();
+            // The stream ends with its connection, not before.
+            std::future::pending::<()>().await;
         }
         other => panic!("nobody serves {other}"),
     }
