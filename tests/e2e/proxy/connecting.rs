@@ -190,7 +190,7 @@ async fn a_stock_client_is_served_by_the_name_that_its_resolver_knows() {
     let stream = tokio::net::TcpStream::connect(nas.inbound).await.unwrap();
     let name = ServerName::try_from("nope.svc.home.mesh").unwrap();
     let refused = connector.connect(name, stream).await.unwrap_err();
-    assert!(refused.to_string().contains("UnrecognizedName"), "{refused}");
+    assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
 }
 
 #[tokio::test]
