@@ -129,15 +129,15 @@ fn name_of(inode: u64) -> String {
     format!("socket:[{inode}]")
 }
 
-/// Looks through all processes: those of the socket's user first, and the youngest first, as systemd keeps the
-/// listening sockets that it hands to services.
+/// Looks through all processes: those of the socket's user first. The oldest comes first, for children inherit
+/// what their parents opened; pid 1 comes last, for it keeps the sockets that it hands to services.
 fn look_through(inode: u64, uid: u32, until: Instant) -> Option<(Place, Holder)> {
     let entries = fs::read_dir("/proc").ok()?;
     let pid_of = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<u32>().ok();
     let is_foreign = |pid| fs::metadata(format!("/proc/{pid}")).map_or(true, |it| it.uid() != uid);
     let mut pids: Vec<(bool, u32)> =
         entries.flatten().filter_map(pid_of).map(|pid| (is_foreign(pid), pid)).collect();
-    pids.sort_unstable_by_key(|(is_foreign, pid)| (*is_foreign, std::cmp::Reverse(*pid)));
+    pids.sort_unstable_by_key(|(is_foreign, pid)| (*is_foreign, *pid == 1, *pid));
     for (_, pid) in pids {
         if Instant::now() > until {
             warn!(

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -21,6 +22,14 @@ const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 /// The user `nobody` of most systems.
 const NOBODY: u32 = 65_534;
+
+/// Does what a process that is being started would disturb: until it runs its program it holds a copy of every
+/// open file, so that none is closed by closing it.
+fn undisturbed<T>(act: impl FnOnce() -> T) -> T {
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _none_starts = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    act()
+}
 
 fn attestor() -> Attestor {
     Attestor::new().expect("a kernel with tcp_diag")
@@ -75,7 +84,7 @@ impl Other {
     fn start(mut command: Command, role: &str) -> Self {
         command.args(["--exact", "tests::in_a_role", "--ignored", "--nocapture"]);
         command.env("ATTEST_ROLE", role).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("this executable");
+        let mut child = undisturbed(|| command.spawn()).expect("this executable");
         let said = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let line =
             said.map_while(Result::ok).find_map(|line| line.split_once("SAYS ").map(|it| it.1.to_owned()));
@@ -153,10 +162,10 @@ async fn a_closing_socket_never_reads_as_root() {
     let listener = TcpListener::bind((V4, 0)).expect("a port");
     // FIN_WAIT2 at the client, then TIME_WAIT.
     let (client, server) = connect(&listener, V4);
-    drop(client);
+    undisturbed(|| drop(client));
     assert_eq!(caller(&attestor, &server).await, Err(Reason::CallerGone));
     let (local, peer) = (server.local_addr().expect("an end"), server.peer_addr().expect("an end"));
-    drop(server);
+    undisturbed(|| drop(server));
     let refusal = attestor.caller(local, peer).await.expect_err("a closed socket");
     assert_eq!(refusal.reason, Reason::CallerGone, "{refusal}");
     // Half closed: a process still holds it, and it is refused all the same.
@@ -169,18 +178,23 @@ async fn a_closing_socket_never_reads_as_root() {
 async fn after_a_reset_a_listener_on_the_port_is_not_taken_for_the_caller() {
     let attestor = attestor();
     let listener = TcpListener::bind((V4, 0)).expect("a port");
-    for is_port_listened_on in [false, true] {
+    let mut n_listened_on = 0;
+    for _ in 0..10 {
         let (client, mut server) = connect(&listener, V4);
         let (local, peer) = (server.local_addr().expect("an end"), server.peer_addr().expect("an end"));
         // What is closed with bytes unread is reset.
         server.write_all(b"unread").expect("an open socket");
         client.peek(&mut [0]).expect("a byte");
-        drop(client);
-        let _successor =
-            is_port_listened_on.then(|| TcpListener::bind(peer).expect("the port that was left"));
+        undisturbed(|| drop(client));
+        let refusal = attestor.caller(local, peer).await.expect_err("a reset socket");
+        assert_eq!(refusal.reason, Reason::CallerGone, "{refusal}");
+        // Any program may be quicker to take the port that was left.
+        let Ok(_successor) = TcpListener::bind(peer) else { continue };
+        n_listened_on += 1;
         let refusal = attestor.caller(local, peer).await.expect_err("a reset socket");
         assert_eq!(refusal.reason, Reason::CallerGone, "{refusal}");
     }
+    assert!(n_listened_on > 0, "no port could be taken");
 }
 
 #[tokio::test]
@@ -192,7 +206,7 @@ async fn another_program_and_user_are_told_apart() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("an own folder");
     let program = folder.path().join("orders");
-    fs::copy(own_exe(), &program).expect("a copy");
+    undisturbed(|| fs::copy(own_exe(), &program)).expect("a copy");
     let attestor = attestor();
     let listener = TcpListener::bind((V4, 0)).expect("a port");
     let mut command = Command::new(&program);
@@ -218,7 +232,7 @@ async fn without_rights_the_user_is_known_and_the_program_is_not() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("an own folder");
     let program = folder.path().join("sagemesh");
-    fs::copy(own_exe(), &program).expect("a copy");
+    undisturbed(|| fs::copy(own_exe(), &program)).expect("a copy");
     let listener = TcpListener::bind((V4, 0)).expect("a port");
     let (_client, server) = connect(&listener, V4);
     let (local, peer) = (server.local_addr().expect("an end"), server.peer_addr().expect("an end"));

@@ -11,3 +11,5 @@ pub mod state;
 
 pub mod init;
 pub mod status;
+
+pub mod shop;
