@@ -81,6 +81,15 @@ pub(crate) struct Carried {
     pub(crate) response_bytes: u64,
 }
 
+/// How an attempt is made.
+#[derive(Clone, Copy)]
+struct Terms {
+    limits: Limits,
+    started: Instant,
+    /// Whether the other end is a proxy, whose word counts that a call reached no server. A service's does not.
+    is_to_proxy: bool,
+}
+
 /// Why a call stopped before its end.
 enum Stop {
     Cancelled,
@@ -162,7 +171,7 @@ impl Call {
     ) -> Carried {
         let Self { head: own_head, mut body, kept, mut respond } = self;
         let mut response_bytes = 0;
-        let started = Instant::now();
+        let terms = Terms { limits, started: Instant::now(), is_to_proxy: lease.link.is_to_proxy() };
         let outcome = match lease.send(head, body.is_empty()) {
             Err(err) => Err(Stop::Broken(err)),
             Ok((response, sink)) => {
@@ -178,7 +187,7 @@ impl Call {
                     kept.release();
                     on_head(head, timing, is_end);
                 };
-                relay(response, &mut respond, upload, (limits, started), on_head, &mut response_bytes).await
+                relay(response, &mut respond, upload, terms, on_head, &mut response_bytes).await
             }
         };
         let request_bytes = body.n_bytes;
@@ -235,18 +244,21 @@ async fn relay<F: Future<Output = Result<(), Broken>>>(
     response: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
     mut upload: Upload<'_, F>,
-    (limits, started): (Limits, Instant),
+    terms: Terms,
     mut on_head: impl FnMut(&mut response::Parts, &Timing, bool),
     n_bytes: &mut u64,
 ) -> Result<End, Stop> {
-    let (mut head, mut source) = await_head(response, respond, &mut upload, limits).await?.into_parts();
+    let (mut head, mut source) = await_head(response, respond, &mut upload, terms.limits).await?.into_parts();
     let is_end = source.is_end_stream();
-    if let Some(reason) = headers::unsent_by_peer(&head.headers).filter(|_| is_end) {
+    if is_end
+        && terms.is_to_proxy
+        && let Some(reason) = headers::unsent_by_peer(&head.headers)
+    {
         return Err(Stop::TurnedAway(head, reason));
     }
     let now = Instant::now();
     let own = upload.sent_at.map(|at| now - at);
-    on_head(&mut head, &Timing { latency: own.unwrap_or(now - started), own }, is_end);
+    on_head(&mut head, &Timing { latency: own.unwrap_or(now - terms.started), own }, is_end);
     let status = headers::status(&head.headers);
     let Ok(mut sink) = respond.send_response(Response::from_parts(head, ()), is_end) else {
         return Err(Stop::Cancelled);
@@ -254,7 +266,7 @@ async fn relay<F: Future<Output = Result<(), Broken>>>(
     if is_end {
         return Ok(End::Answered(status));
     }
-    let ended = await_end(&mut source, &mut sink, &mut upload, limits.deadline, n_bytes).await;
+    let ended = await_end(&mut source, &mut sink, &mut upload, terms.limits.deadline, n_bytes).await;
     Ok(conclude(ended, &mut sink, status))
 }
 

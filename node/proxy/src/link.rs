@@ -115,6 +115,11 @@ impl Link {
         Some(Lease { link: Arc::clone(self) })
     }
 
+    /// Whether its other end is another node's proxy.
+    pub(crate) const fn is_to_proxy(&self) -> bool {
+        self.far.is_some()
+    }
+
     /// Calls on it now.
     pub(crate) fn n_calls(&self) -> usize {
         self.signals.load.n() as usize

@@ -106,12 +106,18 @@ pub(crate) async fn connection<T: AsyncRead + AsyncWrite + Unpin>(
     drain: CancellationToken,
 ) {
     shared.ground.counts.add(Count::OutboundConnection);
+    let is_told = owner.is_ok();
     if let Err(refusal) = &owner {
         info!(error.type = refusal.reason.code(), error = %refusal, "failed to tell who calls");
     }
     let mut callers = Callers { owner, seen: None };
-    let life = Life { drain, cut: CancellationToken::new(), load: Arc::<Load>::default() };
+    let drain = drain.child_token();
+    let life = Life { drain: drain.clone(), cut: CancellationToken::new(), load: Arc::<Load>::default() };
     let on_call = |incoming: Call| {
+        if !is_told {
+            // Another connection may be told from another.
+            drain.cancel();
+        }
         let (table, caller) = callers.caller(&shared);
         call(Arc::clone(&shared), table, caller, incoming)
     };

@@ -104,7 +104,10 @@ async fn calls_shift_to_the_endpoint_that_is_left() {
     for _ in 0..50 {
         let answer = client.echo(b"x").await;
         match answer.reason() {
-            None => answer.is_ok(),
+            None => {
+                answer.is_ok();
+                assert_eq!(answer.body, message(0, b"x"), "what was sent again is the same");
+            }
             Some(_) => n_lost += 1,
         }
     }
