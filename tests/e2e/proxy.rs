@@ -3,6 +3,7 @@
 mod backend;
 mod connecting;
 mod failing;
+mod hostile;
 mod street;
 
 use std::time::{Duration, Instant};

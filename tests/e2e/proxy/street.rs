@@ -270,6 +270,10 @@ impl Client {
         self.send.send_request(request, false).unwrap()
     }
 
+    pub fn try_begin(&mut self, request: Request<()>) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+        self.send.send_request(request, false).ok()
+    }
+
     /// Sends a request whole, and waits for the whole answer.
     pub async fn ask(&mut self, request: Request<()>, body: Bytes) -> Answer {
         self.try_ask(request, body).await.unwrap()
