@@ -5,6 +5,7 @@
 //! server has seen them, they can be sent elsewhere.
 
 use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -28,17 +29,51 @@ pub(crate) enum Broken {
 /// The body of a request.
 pub(crate) struct Body {
     source: RecvStream,
-    /// What was read so far; absent if that was more than is kept.
-    kept: Option<Vec<Bytes>>,
     /// Set once all was read: the trailers, if there were any.
     end: Option<Option<HeaderMap>>,
     /// Bytes read so far.
     pub(crate) n_bytes: u64,
 }
 
+/// What was read of a request so far; nothing if that was more than is kept.
+pub(crate) struct Kept(Mutex<Option<Vec<Bytes>>>);
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Vec::new())))
+    }
+}
+
+impl Kept {
+    fn pieces(&self) -> MutexGuard<'_, Option<Vec<Bytes>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the request can be sent once more.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.pieces().is_some()
+    }
+
+    /// Forgets it: the call was answered.
+    pub(crate) fn release(&self) {
+        self.pieces().take();
+    }
+
+    /// Keeps one more piece, after which `n_bytes` were read. Whether it did.
+    fn keep(&self, piece: &Bytes, n_bytes: u64) -> bool {
+        let mut pieces = self.pieces();
+        let fits = |kept: &Vec<Bytes>| kept.len() < KEPT_PIECES_MAX && n_bytes <= KEPT_BYTES_MAX as u64;
+        *pieces = pieces.take().filter(fits);
+        if let Some(kept) = &mut *pieces {
+            kept.push(piece.clone());
+        }
+        pieces.is_some()
+    }
+}
+
 impl Body {
     pub(crate) fn new(source: RecvStream) -> Self {
-        Self { source, kept: Some(Vec::new()), end: None, n_bytes: 0 }
+        Self { source, end: None, n_bytes: 0 }
     }
 
     /// Whether it has neither bytes nor trailers.
@@ -46,47 +81,59 @@ impl Body {
         self.n_bytes == 0 && self.source.is_end_stream()
     }
 
-    /// Whether it can be sent once more.
-    pub(crate) const fn is_whole(&self) -> bool {
-        self.kept.is_some()
-    }
-
     /// Sends all of it, what was read before included.
-    pub(crate) async fn send(&mut self, mut sink: SendStream<Bytes>) -> Result<(), Broken> {
-        for piece in self.kept.clone().unwrap_or_default() {
-            put(&mut sink, piece, |_| {}).await?;
+    pub(crate) async fn send(&mut self, kept: &Kept, mut sink: SendStream<Bytes>) -> Result<(), Broken> {
+        let before = kept.pieces().clone().unwrap_or_default();
+        for piece in before {
+            put(&mut sink, piece, Last::No, |_| {}).await?;
         }
         while self.end.is_none() {
             match poll_fn(|cx| self.source.poll_data(cx)).await {
-                Some(piece) => self.pass(piece.map_err(Broken::Source)?, &mut sink).await?,
+                Some(piece) => {
+                    let piece = piece.map_err(Broken::Source)?;
+                    if self.source.is_end_stream() && !piece.is_empty() {
+                        self.end = Some(None);
+                        return self.pass(piece, Last::Yes, kept, &mut sink).await;
+                    }
+                    self.pass(piece, Last::No, kept, &mut sink).await?;
+                }
                 None => {
                     let trailers = poll_fn(|cx| self.source.poll_trailers(cx)).await;
                     self.end = Some(trailers.map_err(Broken::Source)?);
                 }
             }
-            if self.source.is_end_stream() && self.end.is_none() {
-                self.end = Some(None);
-            }
         }
         finish(&mut sink, self.end.clone().flatten())
     }
 
-    async fn pass(&mut self, piece: Bytes, sink: &mut SendStream<Bytes>) -> Result<(), Broken> {
+    async fn pass(
+        &mut self,
+        piece: Bytes,
+        last: Last,
+        kept: &Kept,
+        sink: &mut SendStream<Bytes>,
+    ) -> Result<(), Broken> {
         self.n_bytes += piece.len() as u64;
-        let fits = |kept: &Vec<Bytes>| kept.len() < KEPT_PIECES_MAX && self.n_bytes <= KEPT_BYTES_MAX as u64;
-        self.kept = self.kept.take().filter(fits);
         let flow = self.source.flow_control();
-        if let Some(kept) = &mut self.kept {
-            kept.push(piece.clone());
-            // What is kept is bounded by itself, and may be sent twice.
+        // What is kept is bounded by itself, and may be sent twice.
+        let is_kept = kept.keep(&piece, self.n_bytes);
+        if is_kept {
             let _ = flow.release_capacity(piece.len());
-            return put(sink, piece, |_| {}).await;
         }
-        put(sink, piece, |n| {
-            let _ = flow.release_capacity(n);
-        })
-        .await
+        let taken = |n| {
+            if !is_kept {
+                let _ = flow.release_capacity(n);
+            }
+        };
+        put(sink, piece, last, taken).await
     }
+}
+
+/// Whether a piece of a body is the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Yes,
+    No,
 }
 
 /// Sends the body of an answer, and answers its trailers, which are yet to be sent. Ends early when the
@@ -107,7 +154,7 @@ pub(crate) async fn forward(
         let piece = piece.map_err(Broken::Source)?;
         *n_bytes += piece.len() as u64;
         let flow = source.flow_control();
-        put(sink, piece, |n| {
+        put(sink, piece, Last::No, |n| {
             let _ = flow.release_capacity(n);
         })
         .await?;
@@ -119,6 +166,7 @@ pub(crate) async fn forward(
 async fn put(
     sink: &mut SendStream<Bytes>,
     mut piece: Bytes,
+    last: Last,
     mut taken: impl FnMut(usize),
 ) -> Result<(), Broken> {
     while !piece.is_empty() {
@@ -131,7 +179,7 @@ async fn put(
         }
         let part = piece.split_to(n.min(piece.len()));
         taken(part.len());
-        sink.send_data(part, false).map_err(|_| Broken::Sink)?;
+        sink.send_data(part, last == Last::Yes && piece.is_empty()).map_err(|_| Broken::Sink)?;
     }
     Ok(())
 }

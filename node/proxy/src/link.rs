@@ -77,13 +77,13 @@ pub(crate) struct Link {
     send: SendRequest<Bytes>,
     signals: Arc<Signals>,
     far: Option<Presented>,
+    address: SocketAddr,
     /// Between whom; absent for backends, whose callers differ from call to call.
     pub(crate) edge: Option<Arc<Edge>>,
 }
 
 /// The certificates under which a connection was made.
 struct Presented {
-    latest: watch::Receiver<Arc<Svids>>,
     own: Arc<Svids>,
     /// When the first of both ends' certificates ends.
     not_after: Timestamp,
@@ -115,6 +115,11 @@ impl Link {
         Some(Lease { link: Arc::clone(self) })
     }
 
+    /// Whether its other end is another node's proxy.
+    pub(crate) const fn is_to_proxy(&self) -> bool {
+        self.far.is_some()
+    }
+
     /// Calls on it now.
     pub(crate) fn n_calls(&self) -> usize {
         self.signals.load.n() as usize
@@ -125,12 +130,15 @@ impl Link {
         self.n_calls() < self.send.current_max_send_streams()
     }
 
-    /// Whether new calls may use it: its other end takes calls still, and both ends' certificates are the
-    /// current ones as far as this end knows. If not, it is let go after the calls that it carries.
-    pub(crate) fn is_current(&self) -> bool {
-        let is_fresh = self.far.as_ref().is_none_or(|far| {
-            Arc::ptr_eq(&far.own, &far.latest.borrow()) && far.not_after > Now::read().wall
-        });
+    /// Whether new calls to there may use it: its other end takes calls still, and both ends' certificates are
+    /// the current ones as far as this end knows. If not, it is let go after the calls that it carries.
+    pub(crate) fn is_current(&self, to: &To) -> bool {
+        let is_fresh = match (&self.far, to) {
+            (Some(made), To::Node(far)) => {
+                Arc::ptr_eq(&made.own, &far.svids.borrow()) && made.not_after > Now::read().wall
+            }
+            (_, to) => matches!(to, To::Backend(address) if *address == self.address),
+        };
         let mut send = self.send.clone();
         let takes_calls = std::future::poll_fn(|cx| send.poll_ready(cx)).now_or_never();
         let is_current = is_fresh && !matches!(takes_calls, Some(Err(_)));
@@ -197,7 +205,7 @@ async fn node(far: &Far, ground: &Ground, state: &watch::Sender<State>) -> Resul
     let edge = ground.edges.of(own.id.clone(), target.clone());
     let listed = ground.connections.list(Open::new(peer, address, Direction::Outbound));
     let signals = Signals { load: Arc::clone(&listed.open.load), ..Signals::default() };
-    let presented = Presented { latest: far.svids.clone(), own, not_after };
+    let presented = Presented { own, not_after };
     making.keep(signals, Some((presented, edge, listed)), ground, state).await;
     Ok(())
 }
@@ -246,6 +254,7 @@ struct Made<T: AsyncRead + AsyncWrite + Unpin> {
     send: SendRequest<Bytes>,
     connection: Connection<T, Bytes>,
     ping: PingPong,
+    address: SocketAddr,
 }
 
 async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
@@ -262,7 +271,7 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
                 ended?;
                 Err(h2::Reason::NO_ERROR.into())
             }
-            answered = ping.ping(Ping::opaque()) => answered.map(|_| Made { send, connection, ping }),
+            answered = ping.ping(Ping::opaque()) => answered.map(|_| Made { send, connection, ping, address }),
         }
     };
     match timeout(config.connect_timeout, shaking).await {
@@ -297,13 +306,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         ground: &Ground,
         state: &watch::Sender<State>,
     ) {
-        let Self { send, mut connection, ping } = self;
+        let Self { send, mut connection, ping, address } = self;
         let signals = Arc::new(signals);
         let (far, edge, listed) = match far {
             Some((far, edge, listed)) => (Some(far), Some(edge), Some(listed)),
             None => (None, None, None),
         };
-        let link = Link { send, signals: Arc::clone(&signals), far, edge };
+        let link = Link { send, signals: Arc::clone(&signals), far, address, edge };
         state.send_replace(State::Open(Arc::new(link)));
         let retire = || {
             signals.load.close();
@@ -318,8 +327,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
             () = cut.cancelled() => {}
             () = watching => {
                 ground.counts.add(Count::UpstreamSilent);
-                let address = listed.as_ref().map(|listed| listed.open.address.to_string());
-                info!(network.peer.address = address, "gave up a connection that fell silent");
+                info!(network.peer.address = %address, "gave up a connection that fell silent");
             }
         }
         retire();

@@ -92,7 +92,8 @@ fn head(name: &'static str) -> Response<()> {
     Response::builder()
         .header("content-type", "application/grpc")
         .header("served-by", name)
-        .header("sagemesh-forged", "1")
+        .header("sagemesh-refused", "NOT_SERVING")
+        .header("sagemesh-server-us", "0")
         .header("reply-bin", "AAEC")
         .body(())
         .unwrap()
@@ -166,6 +167,8 @@ async fn serve(
             send(&mut sink, Bytes::from_static(b"begun")).await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
             die.cancel();
+            // The stream ends with its connection, not before.
+            std::future::pending::<()>().await;
         }
         other => panic!("nobody serves {other}"),
     }

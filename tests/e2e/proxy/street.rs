@@ -270,6 +270,10 @@ impl Client {
         self.send.send_request(request, false).unwrap()
     }
 
+    pub fn try_begin(&mut self, request: Request<()>) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+        self.send.send_request(request, false).ok()
+    }
+
     /// Sends a request whole, and waits for the whole answer.
     pub async fn ask(&mut self, request: Request<()>, body: Bytes) -> Answer {
         self.try_ask(request, body).await.unwrap()
@@ -342,5 +346,20 @@ impl Path {
 
     pub fn falls_silent(&self) {
         self.silent.send_replace(true);
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let refused = Reason::ALL.iter().map(|reason| (reason.code(), self.handle.refused(*reason)));
+            eprintln!(
+                "{} refused {:?}",
+                self.node.domain,
+                refused.filter(|(_, n)| *n > 0).collect::<Vec<_>>()
+            );
+            let counted = proxy::Count::ALL.iter().map(|count| (count, self.handle.count(*count)));
+            eprintln!("  and counted {:?}", counted.filter(|(_, n)| *n > 0).collect::<Vec<_>>());
+        }
     }
 }
