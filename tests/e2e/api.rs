@@ -3,6 +3,9 @@
 mod backend;
 mod place;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 
 use api::node::{Liveness, Peer};
@@ -98,6 +101,30 @@ async fn grpcurl_finds_its_way_on_the_socket() {
     let invite = ["-d", r#"{"node": "pi", "scope": ["svc/api"]}"#, &at];
     let invite = [&invite[..], &["sagemesh.identity.v1.IdentityService/CreateInvitation"]].concat();
     assert!(succeeds(&mut unix(&invite), "").contains("smj1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_of_the_machine_may_look_and_no_more() {
+    // Nobody's user and group.
+    const OTHER: &str = "65534";
+    let place = Place::start().await;
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = place.path("grpcurl");
+    fs::copy(grpcurl().get_program(), &program).expect("run `make setup`, which installs grpcurl");
+    let at = format!("unix://{}", place.path("api.sock").display());
+    let as_other = |call: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", OTHER, "--regid", OTHER, "--clear-groups"]).arg(&program);
+        command.args(["-plaintext", &at, call]);
+        command
+    };
+    if !as_other("list").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root can be another user");
+        return;
+    }
+    assert!(succeeds(&mut as_other("sagemesh.mesh.v1.MeshService/GetStatus"), "").contains("one.home.mesh"));
+    let told = fails(&mut as_other("sagemesh.mesh.v1.MeshService/Leave"), "");
+    assert!(told.contains("ROLE_REQUIRED") && told.contains("user 65534"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
