@@ -20,8 +20,8 @@ use proto::mesh::v1::mesh_service_client::MeshServiceClient;
 use proto::mesh::v1::{GetStatusRequest, LeaveRequest, ReloadRequest, WatchPeersRequest};
 use proto::service::v1::service_service_client::ServiceServiceClient;
 use proto::service::v1::{
-    AddServiceRequest, Declaration, DeregisterRequest, ListServicesRequest, RegisterServiceRequest,
-    RenewLeaseRequest,
+    AddServiceRequest, Declaration, DeregisterRequest, ExplainServiceRequest, ListServicesRequest,
+    RegisterServiceRequest, RenewLeaseRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -119,7 +119,7 @@ async fn another_user_of_the_machine_may_look_and_no_more() {
         command
     };
     if !as_other("list").output().is_ok_and(|output| output.status.success()) {
-        println!("skipped: only root can be another user");
+        eprintln!("skipped: only root can be another user");
         return;
     }
     assert!(succeeds(&mut as_other("sagemesh.mesh.v1.MeshService/GetStatus"), "").contains("one.home.mesh"));
@@ -333,6 +333,23 @@ async fn connections_beyond_the_bound_are_shed_and_places_come_back() {
         while call(&channel, "/grpc.health.v1.Health/Check").await.is_err() {}
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_panics_takes_its_connection_along_and_no_other() {
+    let place = Place::start().await;
+    let mut other = MeshServiceClient::new(place.local().await);
+    let mut watch = other.watch_peers(WatchPeersRequest {}).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let mut client = ServiceServiceClient::new(place.local().await);
+    let request = ExplainServiceRequest { name: backend::PANICS.to_owned() };
+    assert!(client.explain_service(request).await.is_err());
+    place.counts(Count::ConnectionPanicked, 1).await;
+    place.backend.peers.send_replace(Arc::default());
+    assert!(within("a list", watch.message()).await.unwrap().is_some());
+    let request = ExplainServiceRequest { name: "api".to_owned() };
+    let layers = client.explain_service(request).await.unwrap().into_inner().layers;
+    assert_eq!((layers[1].reason.as_str(), layers.len()), ("SERVICE_UNKNOWN", 3));
 }
 
 /// Joins as the daemon of a new machine would.
