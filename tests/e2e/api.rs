@@ -3,6 +3,9 @@
 mod backend;
 mod place;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 
 use api::node::{Liveness, Peer};
@@ -17,8 +20,8 @@ use proto::mesh::v1::mesh_service_client::MeshServiceClient;
 use proto::mesh::v1::{GetStatusRequest, LeaveRequest, ReloadRequest, WatchPeersRequest};
 use proto::service::v1::service_service_client::ServiceServiceClient;
 use proto::service::v1::{
-    AddServiceRequest, Declaration, DeregisterRequest, ListServicesRequest, RegisterServiceRequest,
-    RenewLeaseRequest,
+    AddServiceRequest, Declaration, DeregisterRequest, ExplainServiceRequest, ListServicesRequest,
+    RegisterServiceRequest, RenewLeaseRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,6 +101,30 @@ async fn grpcurl_finds_its_way_on_the_socket() {
     let invite = ["-d", r#"{"node": "pi", "scope": ["svc/api"]}"#, &at];
     let invite = [&invite[..], &["sagemesh.identity.v1.IdentityService/CreateInvitation"]].concat();
     assert!(succeeds(&mut unix(&invite), "").contains("smj1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_of_the_machine_may_look_and_no_more() {
+    // Nobody's user and group.
+    const OTHER: &str = "65534";
+    let place = Place::start().await;
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = place.path("grpcurl");
+    fs::copy(grpcurl().get_program(), &program).expect("run `make setup`, which installs grpcurl");
+    let at = format!("unix://{}", place.path("api.sock").display());
+    let as_other = |call: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", OTHER, "--regid", OTHER, "--clear-groups"]).arg(&program);
+        command.args(["-plaintext", &at, call]);
+        command
+    };
+    if !as_other("list").output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    assert!(succeeds(&mut as_other("sagemesh.mesh.v1.MeshService/GetStatus"), "").contains("one.home.mesh"));
+    let told = fails(&mut as_other("sagemesh.mesh.v1.MeshService/Leave"), "");
+    assert!(told.contains("ROLE_REQUIRED") && told.contains("user 65534"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,6 +333,23 @@ async fn connections_beyond_the_bound_are_shed_and_places_come_back() {
         while call(&channel, "/grpc.health.v1.Health/Check").await.is_err() {}
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_panics_takes_its_connection_along_and_no_other() {
+    let place = Place::start().await;
+    let mut other = MeshServiceClient::new(place.local().await);
+    let mut watch = other.watch_peers(WatchPeersRequest {}).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let mut client = ServiceServiceClient::new(place.local().await);
+    let request = ExplainServiceRequest { name: backend::PANICS.to_owned() };
+    assert!(client.explain_service(request).await.is_err());
+    place.counts(Count::ConnectionPanicked, 1).await;
+    place.backend.peers.send_replace(Arc::default());
+    assert!(within("a list", watch.message()).await.unwrap().is_some());
+    let request = ExplainServiceRequest { name: "api".to_owned() };
+    let layers = client.explain_service(request).await.unwrap().into_inner().layers;
+    assert_eq!((layers[1].reason.as_str(), layers.len()), ("SERVICE_UNKNOWN", 3));
 }
 
 /// Joins as the daemon of a new machine would.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use api::roles::{self, Least, TABLE};
 use types::Reason;
 
 #[test]
@@ -15,10 +16,35 @@ fn the_page_of_reasons_lists_every_reason() {
     for reason in Reason::ALL {
         writeln!(page, "| `{}` | {:?} | {} |", reason.code(), reason.status(), reason.advice()).unwrap();
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/reasons.md");
+    is_kept("reasons.md", &page);
+}
+
+#[test]
+fn the_page_of_calls_lists_every_call() {
+    let mut page = String::from(
+        "# Calls\n\nWhat a node answers on its API, and the role that a caller needs at least. On the port (7443) an \
+         operator has the role of its record, and nodes and services have `view`; on `api.sock` root, the user who \
+         runs the node and the group `sagemesh` have `admin`, and everybody else has `view`. What each call does \
+         stands beside it in `proto/`, and in what `grpcurl describe` prints.\n\n| call | least role |\n|---|---|\n",
+    );
+    for (path, least) in TABLE {
+        let least = match least {
+            Least::Anyone => "whoever was let in",
+            Least::Role(role) => roles::name(*role),
+            Least::Workload => "a workload of the node",
+        };
+        writeln!(page, "| `{}` | {least} |", path.trim_start_matches('/')).unwrap();
+    }
+    is_kept("calls.md", &page);
+}
+
+/// Whether the page in docs/reference reads so.
+#[track_caller]
+fn is_kept(name: &str, page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference").join(name);
     if std::env::var_os("UPDATE_REFERENCE").is_some() {
-        std::fs::write(&path, &page).unwrap();
+        std::fs::write(&path, page).unwrap();
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(kept, page, "write it anew: UPDATE_REFERENCE=1 cargo test -p sagemesh-tests reasons");
+    assert_eq!(kept, page, "write it anew: UPDATE_REFERENCE=1 cargo test -p sagemesh-tests reference");
 }

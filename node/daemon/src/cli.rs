@@ -1,6 +1,6 @@
 //! The command line: what can be asked for. What the commands do is in the modules below.
 //!
-//! Commands that ask the node that runs go through its Unix socket and need no key of its own.
+//! Commands that ask the node that runs go through its Unix socket, or with an operator's files to its port.
 
 mod client;
 mod founding;
@@ -8,6 +8,7 @@ mod identity;
 mod mesh;
 mod operator;
 mod output;
+mod remote;
 mod service;
 
 use std::path::PathBuf;
@@ -47,10 +48,13 @@ struct Common {
     /// State directory [default: /var/lib/sagemesh for root, else under XDG_STATE_HOME]
     #[arg(long, global = true, value_name = "DIR", env = "SAGEMESH_STATE")]
     state: Option<PathBuf>,
-    /// Socket of the node to ask [default: /run/sagemesh/api.sock for root, else under XDG_RUNTIME_DIR;
-    /// with --state, beside the state]
-    #[arg(long, global = true, value_name = "PATH", env = "SAGEMESH_API")]
-    api: Option<PathBuf>,
+    /// The node to ask: its socket, or NODE.MESH@HOST:PORT [default: /run/sagemesh/api.sock for root, else
+    /// under XDG_RUNTIME_DIR; with --state, beside the state]
+    #[arg(long, global = true, value_name = "PATH|ADDRESS", env = "SAGEMESH_API")]
+    api: Option<String>,
+    /// Files of an operator, less .crt and .key, for a node on another machine
+    #[arg(long, global = true, value_name = "DIR/NAME", env = "SAGEMESH_IDENTITY")]
+    identity: Option<PathBuf>,
     /// Form of what is printed
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -157,7 +161,7 @@ enum OperatorCommand {
         /// What the operator may do
         #[arg(long, value_enum)]
         role: operator::Role,
-        /// Folder for NAME.crt, NAME.key and ca.crt
+        /// Folder for NAME.crt, NAME.key, ca.crt and ca-rustls.crt
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
@@ -200,7 +204,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
-    let address = Address::find(cli.common.api.as_deref(), &config);
+    let common = &cli.common;
+    let address = Address::find(common.api.as_deref(), common.identity.as_deref(), &config);
     runtime.block_on(run_command(&cli.command, &config, &address, cli.common.output))
 }
 

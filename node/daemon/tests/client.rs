@@ -276,6 +276,20 @@ async fn the_files_of_an_operator_work_until_the_role_is_taken_away() {
     assert!(listed.status.success(), "run `make setup`, which installs grpcurl: {errors}");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("sagemesh.mesh.v1.MeshService"));
 
+    let own_line = told.lines().find(|line| line.trim().starts_with("sagemesh")).unwrap().trim();
+    let binary = env!("CARGO_BIN_EXE_sagemesh");
+    let own_line = own_line.replacen("sagemesh", &format!("'{binary}'"), 1);
+    let status = shell(&own_line);
+    let errors = String::from_utf8_lossy(&status.stderr);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("runs      1.2.3"), "{errors}");
+    let left = shell(&own_line.replace(" status", " leave"));
+    assert_eq!(left.status.code(), Some(3), "a viewer may not");
+    let anonymous = own_line.split(" --identity").next().unwrap();
+    let told = shell(&format!("{anonymous} status"));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("--identity DIR/NAME"));
+    let other = own_line.replace("pi.home.mesh@", "tv.home.mesh@");
+    assert!(!shell(&other).status.success(), "another node than the one that was meant");
+
     let add = ["operator", "add", "ann", "--role", "admin", "--out", &out];
     pi.fails(&add, 1, "name another folder with --out");
     let listed = pi.json(&["operator", "list"]);
@@ -284,6 +298,9 @@ async fn the_files_of_an_operator_work_until_the_role_is_taken_away() {
     assert_eq!(pi.json(&["operator", "list"])[0]["role"], "none");
     let line = line.replace("grpcurl", "grpcurl -connect-timeout 2");
     assert!(!shell(&line).status.success(), "the role is gone");
+    let told = shell(&own_line);
+    let errors = String::from_utf8_lossy(&told.stderr);
+    assert!(errors.contains("knows no such operator"), "{errors}");
     pi.fails(&["operator", "remove", "eve"], 3, "OPERATOR_UNKNOWN");
 }
 

@@ -14,6 +14,9 @@ use types::{Digest, Envelope, NodeName, Now, PublicKey, Reason, Refusal, Service
 
 use crate::world::{Mesh, Node};
 
+/// A service at whose name the node panics.
+pub const PANICS: &str = "panics";
+
 /// A node `one`, which is a signer, as its API sees it.
 pub struct Backend {
     pub own: Node,
@@ -227,6 +230,7 @@ impl api::Node for Backend {
     }
 
     async fn explain(&self, service: ServiceName) -> Result<Vec<Layer>, Refusal> {
+        assert!(service.as_str() != PANICS, "a test asked for this");
         let layer = |name: &str, outcome, seen: &str| Layer {
             name: name.to_owned(),
             outcome,

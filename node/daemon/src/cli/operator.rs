@@ -18,6 +18,7 @@ use types::{MeshName, Now, ServiceName};
 
 use super::client::{Node, failure};
 use super::output::{Output, moment, table};
+use super::remote;
 
 /// What an operator may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,7 +54,10 @@ const fn name_of(role: WireRole) -> &'static str {
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
+    /// Authorities, for stock clients.
     anchors: PathBuf,
+    /// The same for this program.
+    rustls_anchors: PathBuf,
 }
 
 impl Files {
@@ -63,6 +67,7 @@ impl Files {
             certificate: file(format!("{name}.crt")),
             key: file(format!("{name}.key")),
             anchors: file("ca.crt".to_owned()),
+            rustls_anchors: file(remote::ANCHORS.to_owned()),
         }
     }
 }
@@ -77,7 +82,7 @@ pub(super) async fn add(
 ) -> anyhow::Result<()> {
     let status = node.mesh().get_status(GetStatusRequest {}).await.map_err(failure)?.into_inner();
     let anchors = node.identity().get_trust_anchors(GetTrustAnchorsRequest::default()).await;
-    let anchors = anchors.map_err(failure)?.into_inner().stock_pem;
+    let anchors = anchors.map_err(failure)?.into_inner();
     let mesh: MeshName = status.mesh.parse().context("the node answered no mesh")?;
 
     std::fs::create_dir_all(dir).with_context(|| format!("failed to make {}", dir.display()))?;
@@ -91,17 +96,22 @@ pub(super) async fn add(
         return Err(failure(status));
     }
     // Not secret, and newer is better: other operators of this folder use it too.
-    let write = || format!("failed to write {}", files.anchors.display());
-    std::fs::write(&files.anchors, anchors).with_context(write)?;
+    for (path, text) in [(&files.anchors, anchors.stock_pem), (&files.rustls_anchors, anchors.rustls_pem)] {
+        std::fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))?;
+    }
 
-    let line = grpcurl(&files, &status.node, &status.api_address);
+    let at = reachable(&status.api_address);
+    let line = grpcurl(&files, &status.node, &at);
+    let own_line =
+        format!("sagemesh --api {}@{at} --identity {}", status.node, quote(&files.key.with_extension("")));
     let text = format!(
-        "{name} has the role {} now. Its files:\n  {}\n  {}\n  {}\n\nTry them; from another machine with the \
-         address of this one:\n  {line} list",
+        "{name} has the role {} now. Its files:\n  {}\n  {}\n  {}\n  {}\n\nTry them; from another machine with \
+         the address of this one:\n  {line} list\n  {own_line} status",
         name_of(role.wire()),
         files.certificate.display(),
         files.key.display(),
         files.anchors.display(),
+        files.rustls_anchors.display(),
     );
     let value = json!({
         "name": name,
@@ -109,7 +119,9 @@ pub(super) async fn add(
         "certificate": files.certificate,
         "key": files.key,
         "ca": files.anchors,
+        "ca_rustls": files.rustls_anchors,
         "grpcurl": line,
+        "sagemesh": own_line,
     });
     output.print(&text, &value)
 }
@@ -130,12 +142,16 @@ fn write_keys(files: &Files, mesh: &MeshName, name: &ServiceName) -> anyhow::Res
     Ok(keys.public(KeySlot::Operator)?.as_bytes().to_vec())
 }
 
-/// The line that calls this node as the operator.
-fn grpcurl(files: &Files, trust_domain: &str, api: &str) -> String {
-    let at = match api.parse::<SocketAddr>() {
+/// Where a node that listens at `api` is reached from its own machine.
+fn reachable(api: &str) -> String {
+    match api.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => format!("127.0.0.1:{}", address.port()),
         _ => api.to_owned(),
-    };
+    }
+}
+
+/// The line that calls this node as the operator.
+fn grpcurl(files: &Files, trust_domain: &str, at: &str) -> String {
     let [anchors, certificate, key] =
         [&files.anchors, &files.certificate, &files.key].map(|path| quote(path));
     format!("grpcurl -cacert {anchors} -cert {certificate} -key {key} -authority {trust_domain} {at}")
@@ -191,7 +207,7 @@ mod tests {
     #[test]
     fn the_line_can_be_pasted() {
         let files = Files::of(Path::new("/tmp/it's here"), &"ann".parse().expect("a name"));
-        let line = grpcurl(&files, "pi.home.mesh", "[::]:7443");
+        let line = grpcurl(&files, "pi.home.mesh", &reachable("[::]:7443"));
         assert!(line.contains(r"-key '/tmp/it'\''s here/ann.key'"), "{line}");
         assert!(line.ends_with("-authority pi.home.mesh 127.0.0.1:7443"), "{line}");
     }

@@ -1,0 +1,229 @@
+//! Machines of one town: real nodes as processes, each on a loopback address of its own with the usual ports.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Far more than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a state; fails loudly if it does not come.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A machine with its own address, configuration and state.
+pub struct Machine {
+    dir: tempfile::TempDir,
+    pub ip: String,
+    node: Option<Child>,
+}
+
+/// A process that ends with the test.
+pub struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let machine = Self { dir: tempfile::tempdir().unwrap(), ip: free_ip(), node: None };
+        machine.configure("");
+        machine
+    }
+
+    /// Writes the configuration, with `services` at its end.
+    pub fn configure(&self, services: &str) {
+        let Self { ip, .. } = self;
+        let text = format!(
+            "state = {:?}\n[mesh]\nlisten = [\"{ip}:7400\"]\n[api]\nlisten = \"{ip}:7443\"\n\
+             [proxy]\ninbound = \"{ip}:7450\"\noutbound = \"{ip}:7480\"\n\
+             [telemetry]\nlisten = \"{ip}:7470\"\n{services}",
+            self.state()
+        );
+        fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sagemesh"));
+        command.args(["--config", self.config().to_str().unwrap()]);
+        for name in ["SAGEMESH_STATE", "SAGEMESH_API", "SAGEMESH_RUN", "SAGEMESH_LOG", "RUST_BACKTRACE"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command().args(args).output().unwrap()
+    }
+
+    #[track_caller]
+    pub fn does(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {told}\n{}", self.log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub fn is_refused(&self, args: &[&str], code: i32, expected: &str) {
+        let output = self.run(args);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
+        assert!(told.contains(expected), "{args:?}: {told}");
+    }
+
+    pub fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[args, &["-o", "json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// Starts the node and waits until it serves.
+    pub fn up(&mut self) {
+        let log = fs::File::create(self.path("log")).unwrap();
+        let node = self.command().arg("up").stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.node = Some(node);
+        eventually("a node that serves", || {
+            let ended = self.node.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "the node ended: {}", self.log());
+            (self.json(&["status"])["ready"] == true).then_some(())
+        });
+    }
+
+    /// Ends the node as systemd would; it must end by itself and well.
+    pub fn stop(&mut self) {
+        let mut node = self.node.take().unwrap();
+        let pid = rustix::process::Pid::from_child(&node);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = eventually("the end of a node", || node.try_wait().unwrap());
+        assert!(status.success(), "{}", self.log());
+    }
+
+    /// Ends the node without a word.
+    pub fn kill(&mut self) {
+        let mut node = self.node.take().unwrap();
+        node.kill().unwrap();
+        node.wait().unwrap();
+    }
+
+    /// Has `other` join by an invitation of this one, and starts it.
+    pub fn admits(&self, other: &mut Self, name: &str, scope: &str) {
+        let mut args = vec!["invite", "--name", name];
+        if !scope.is_empty() {
+            args.extend(["--scope", scope]);
+        }
+        let token = self.does(&args);
+        other.does(&["join", token.trim()]);
+        other.up();
+    }
+
+    /// Waits until `name` is seen in `state`, linked or not.
+    pub fn sees(&self, name: &str, state: &str, is_linked: bool) {
+        eventually(&format!("{name} {state}"), || {
+            let peers = self.json(&["peers"]);
+            let peer = peers.as_array()?.iter().find(|peer| peer["node"] == name)?.clone();
+            (peer["liveness"] == state && peer["linked"] == is_linked).then_some(())
+        });
+    }
+
+    /// Waits until calls from here to `service` pass every layer.
+    pub fn reaches(&self, service: &str) {
+        eventually(service, || self.run(&["why", service]).status.success().then_some(()));
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.node.is_some() {
+            self.kill();
+        }
+    }
+}
+
+/// The founder of a mesh, running.
+pub fn founder(services: &str) -> Machine {
+    let mut machine = Machine::new();
+    machine.configure(services);
+    machine.does(&["init", "home.mesh", "--name", "pi"]);
+    machine.up();
+    machine
+}
+
+/// The Python that has gRPC.
+pub fn python() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
+    let python = cache.join("sagemesh/venv/bin/python");
+    assert!(python.exists(), "{} is missing: run `make setup`", python.display());
+    python
+}
+
+/// Its selector: what the process looks like to the kernel.
+pub fn python_selector() -> String {
+    format!("selectors = [\"exe:{}\"]", fs::canonicalize(python()).unwrap().display())
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mesh").join(name)
+}
+
+/// Starts the stock service at an address, and waits until it takes connections.
+pub fn serves(address: &str) -> Process {
+    let child = Command::new(python()).arg(script("service.py")).arg(address).spawn().unwrap();
+    let process = Process(child);
+    eventually("a service", || std::net::TcpStream::connect(address).ok());
+    process
+}
+
+/// What the stock client sees of these calls.
+pub fn calls(target: &str, calls: &[&str]) -> Value {
+    let output = Command::new(python()).arg(script("caller.py")).arg(target).args(calls).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"))
+}
+
+/// A loopback address that nobody uses: tests run side by side.
+fn free_ip() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let own = std::process::id() % 199;
+    loop {
+        let ip = format!("127.{}.{}.1", 50 + own, NEXT.fetch_add(1, Ordering::Relaxed));
+        if [7400, 7443, 7450, 7480].iter().all(|port| TcpListener::bind((ip.as_str(), *port)).is_ok()) {
+            return ip;
+        }
+    }
+}
