@@ -434,11 +434,16 @@ impl Services {
         }
     }
 
-    /// Where a node's services are called: at the address where it is linked, else at the first that it names.
+    /// Where a node's services are called: at the address where this node has reached it, else at one that it
+    /// names, best the one from which it has reached this node.
     fn address(&self, peer: &PeerId, known: &Known) -> Option<SocketAddr> {
         let reach = known.reach()?;
-        let linked = self.node.links.link(peer).map(|link| link.address.ip().to_canonical());
-        let host = linked.or_else(|| reach.hosts.first().copied())?;
+        let link = self.node.links.link(peer);
+        let linked = link.map(|link| (link.address.ip().to_canonical(), link.direction));
+        let proven = linked.filter(|(host, direction)| {
+            *direction == mesh::Direction::Outbound || reach.hosts.contains(host)
+        });
+        let host = proven.map(|(host, _)| host).or_else(|| reach.hosts.first().copied())?;
         Some(SocketAddr::new(host, reach.inbound))
     }
 

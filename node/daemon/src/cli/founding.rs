@@ -1,5 +1,7 @@
 //! Commands that begin: `init`, `join` and `up`.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 
 use identity::token::Token;
@@ -9,6 +11,10 @@ use super::output::{Output, say};
 use crate::config::{Config, Sources};
 use crate::state::Stage;
 use crate::{app, init, join, state, status};
+
+/// How often `up` tries to open a database that is in use, and how long it waits in between.
+const OPEN_TRIES: u32 = 20;
+const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// `init`
 pub(super) async fn init(
@@ -75,10 +81,21 @@ pub(super) async fn up(config: Config, sources: Sources) -> anyhow::Result<()> {
             "this node belongs to no mesh yet: found one with `sagemesh init`, or join one with `sagemesh join`"
         );
     }
-    let store = state::open(&config.store)?;
+    let store = open_soon(&config.store).await?;
     let done = app::up(config, sources, &store).await;
     store.close().await?;
     done
+}
+
+/// Opens the database, for which another command may have a moment's use.
+async fn open_soon(config: &store::Config) -> Result<store::Store, store::Error> {
+    for _ in 0..OPEN_TRIES {
+        match state::open(config) {
+            Err(store::Error::Locked { .. }) => tokio::time::sleep(OPEN_AGAIN_AFTER).await,
+            other => return other,
+        }
+    }
+    state::open(config)
 }
 
 fn host_name() -> anyhow::Result<NodeName> {

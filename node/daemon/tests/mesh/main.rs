@@ -152,7 +152,7 @@ fn a_token_makes_one_machine_a_member_once() {
     nas.is_refused(&["join", token], 3, "TOKEN_USED");
     tv.is_refused(&["join", &pi.does(&["invite", "--name", "other"])], 1, "`tv.home.mesh` already");
     nas.is_refused(&["join", &token[..token.len() - 1]], 3, "TOKEN_MALFORMED");
-    pi.is_refused(&["invite", "--name", "x", "--ttl", "99h"], 3, "");
+    pi.is_refused(&["invite", "--name", "x", "--ttl", "999h"], 3, "");
     let stranger = founder("");
     let foreign = stranger.does(&["invite", "--name", "nas"]);
     drop(stranger);
@@ -195,6 +195,9 @@ fn a_node_that_was_killed_or_left_comes_back_as_itself() {
         other.sees("tv", "left", false);
     }
     tv.up();
+    for other in [&pi, &nas] {
+        other.sees("tv", "alive", true);
+    }
     tv.kill();
     for other in [&pi, &nas] {
         other.sees("tv", "dead", false);

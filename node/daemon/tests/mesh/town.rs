@@ -1,7 +1,8 @@
 //! Machines of one town: real nodes as processes, each on a loopback address of its own with the usual ports.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -120,8 +121,19 @@ impl Machine {
         eventually("a node that serves", || {
             let ended = self.node.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none(), "the node ended: {}", self.log());
-            (self.json(&["status"])["ready"] == true).then_some(())
+            self.is_ready().then_some(())
         });
+    }
+
+    fn is_ready(&self) -> bool {
+        let ask = |mut stream: TcpStream| {
+            stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            std::io::Result::Ok(answer)
+        };
+        let asked = TcpStream::connect((self.ip.as_str(), 7470)).and_then(ask);
+        asked.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
     }
 
     /// Ends the node as systemd would; it must end by itself and well.
@@ -162,7 +174,14 @@ impl Machine {
 
     /// Waits until calls from here to `service` pass every layer.
     pub fn reaches(&self, service: &str) {
-        eventually(service, || self.run(&["why", service]).status.success().then_some(()));
+        let mut told = String::new();
+        let is_reached = (0..600).any(|_| {
+            let output = self.run(&["why", service]);
+            told = String::from_utf8_lossy(&output.stdout).into_owned();
+            std::thread::sleep(Duration::from_millis(100));
+            output.status.success()
+        });
+        assert!(is_reached, "{told}");
     }
 }
 
@@ -205,7 +224,7 @@ fn script(name: &str) -> PathBuf {
 pub fn serves(address: &str) -> Process {
     let child = Command::new(python()).arg(script("service.py")).arg(address).spawn().unwrap();
     let process = Process(child);
-    eventually("a service", || std::net::TcpStream::connect(address).ok());
+    eventually("a service", || TcpStream::connect(address).ok());
     process
 }
 
