@@ -134,6 +134,7 @@ async fn python_finds_its_way_compressed() {
     assert_eq!(place.python("ann", &["health"]), "SERVING\n");
     assert!(place.python("ann", &["reflection"]).contains("sagemesh.service.v1.ServiceService"));
     assert_eq!(place.python("ann", &["status"]), "one.home.mesh\n");
+    assert_eq!(place.python("ann", &["socket"]), "SERVING\n");
     place.backend.ready.send_replace(false);
     within("health to turn", async {
         while place.python("ann", &["health"]) != "NOT_SERVING\n" {
@@ -200,8 +201,7 @@ async fn the_table_of_roles_holds_for_every_call_and_caller() {
 async fn a_role_taken_away_acts_at_once_on_open_connections() {
     let place = Place::start().await;
     place.operator("ada", Role::Admin);
-    let channel = place.remote("ada").await;
-    let mut client = MeshServiceClient::new(channel.clone());
+    let mut client = MeshServiceClient::new(place.remote("ada").await);
     let mut watch = client.watch_peers(WatchPeersRequest {}).await.unwrap().into_inner();
     assert!(watch.message().await.unwrap().is_some());
     refused(client.reload(ReloadRequest {}).await, Reason::ConfigInvalid);
@@ -209,6 +209,7 @@ async fn a_role_taken_away_acts_at_once_on_open_connections() {
     place.change_role("ada", Some(Role::View));
     assert!(within("the end of the stream", watch.message()).await.is_err());
     place.counts(Count::ConnectionCut, 1).await;
+    let mut client = MeshServiceClient::new(place.remote("ada").await);
     refused(client.reload(ReloadRequest {}).await, Reason::RoleRequired);
     assert!(client.get_status(GetStatusRequest {}).await.is_ok());
 
@@ -328,9 +329,14 @@ async fn connections_beyond_the_bound_are_shed_and_places_come_back() {
     let remote = place.remote("ann").await;
     assert!(call(&remote, "/grpc.health.v1.Health/Check").await.is_ok(), "the port has places of its own");
     held.clear();
+    // The server learns of each end in its own time.
     within("a place", async {
-        let channel = place.local().await;
-        while call(&channel, "/grpc.health.v1.Health/Check").await.is_err() {}
+        loop {
+            let Ok(channel) = place.try_local().await else { continue };
+            if call(&channel, "/grpc.health.v1.Health/Check").await.is_ok() {
+                return;
+            }
+        }
     })
     .await;
 }
@@ -348,6 +354,7 @@ async fn a_call_that_panics_takes_its_connection_along_and_no_other() {
     place.backend.peers.send_replace(Arc::default());
     assert!(within("a list", watch.message()).await.unwrap().is_some());
     let request = ExplainServiceRequest { name: "api".to_owned() };
+    let mut client = ServiceServiceClient::new(place.local().await);
     let layers = client.explain_service(request).await.unwrap().into_inner().layers;
     assert_eq!((layers[1].reason.as_str(), layers.len()), ("SERVICE_UNKNOWN", 3));
 }

@@ -113,12 +113,16 @@ impl Place {
 
     /// A client on the Unix socket; as root in tests, and otherwise as who runs the node.
     pub async fn local(&self) -> Channel {
+        self.try_local().await.unwrap()
+    }
+
+    pub async fn try_local(&self) -> Result<Channel, tonic::transport::Error> {
         let path = self.path("api.sock");
         let connect = service_fn(move |_| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        Endpoint::from_static("http://localhost").connect_with_connector(connect).await.unwrap()
+        Endpoint::from_static("http://localhost").connect_with_connector(connect).await
     }
 
     /// A stock client on the port with an operator's files.
