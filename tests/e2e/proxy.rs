@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use types::Reason;
 
-use self::backend::send;
+use self::backend::{DRIPS, send};
 use self::street::{Street, message, receive, request};
 use crate::town::within;
 
@@ -138,6 +138,28 @@ async fn a_slow_reader_holds_no_more_than_its_window() {
     let (_, mut body) = within("headers", response).await.unwrap().into_parts();
     let first = within("the echo", body.data()).await.unwrap().unwrap();
     assert!(first.iter().all(|byte| *byte == 7));
+}
+
+#[tokio::test]
+async fn many_small_pieces_that_nobody_reads_cost_nobody_the_connection() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let (mut lazy, mut other) = (pi.client().await, pi.client().await);
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let (response, mut sink) = lazy.begin(request("echo", "Drip"));
+        sink.send_data(message(0, b""), true).unwrap();
+        unread.push(within("headers", response).await.unwrap().into_parts());
+    }
+    for _ in 0..300 {
+        other.echo(b"meanwhile").await.is_ok();
+    }
+    let sent: Vec<u8> = (0..DRIPS).flat_map(u32::to_be_bytes).collect();
+    for (head, body) in unread {
+        let answer = within("the end", receive(head, body)).await.unwrap();
+        answer.is_ok();
+        assert!(answer.body == sent);
+    }
+    assert_eq!(pi.handle.count(proxy::Count::UpstreamConnection), 1);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod body;
 mod call;
 mod link;
 mod pool;
+mod pulse;
 mod serve;
 
 mod connections;

@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// How many pieces of four bytes `Drip` answers.
+pub const DRIPS: u32 = 150_000;
+
 /// What a backend has seen.
 #[derive(Default)]
 pub struct Seen {
@@ -160,6 +163,15 @@ async fn serve(
             let reason = poll_fn(|cx| sink.poll_reset(cx)).await;
             *seen.reset.lock().unwrap() = reason.ok();
             seen.was_reset.notify_one();
+        }
+        "/t.T/Drip" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            for n in 0..DRIPS {
+                if send(&mut sink, Bytes::copy_from_slice(&n.to_be_bytes())).await.is_none() {
+                    return;
+                }
+            }
+            sink.send_trailers(trailers("0")).unwrap();
         }
         "/t.T/Reset" => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
         "/t.T/Die" => {

@@ -227,7 +227,8 @@ impl Answer {
 
     #[track_caller]
     pub fn is_ok(&self) {
-        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{self:?}");
+        let brief = (&self.headers, &self.trailers);
+        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{brief:?}");
     }
 
     #[track_caller]
@@ -257,7 +258,11 @@ pub fn message(flag: u8, bytes: &[u8]) -> Bytes {
 impl Client {
     pub async fn over<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: T) -> Self {
         let mut builder = h2::client::Builder::new();
-        let builder = builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        // Patient with small frames, as it may not read them.
+        let builder = builder
+            .initial_window_size(64 << 10)
+            .initial_connection_window_size(4 << 20)
+            .data_frame_budget(1 << 30);
         let (send, connection) = builder.handshake(stream).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
