@@ -11,6 +11,8 @@ mod error;
 mod metrics;
 mod table;
 
+pub mod health;
+
 mod handle;
 mod room;
 
