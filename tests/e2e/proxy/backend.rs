@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How many pieces of four bytes `Drip` answers.
-pub const DRIPS: u32 = 150_000;
+pub const DRIPS: u32 = 75_000;
 
 /// What a backend has seen.
 #[derive(Default)]
