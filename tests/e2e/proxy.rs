@@ -4,6 +4,7 @@ mod backend;
 mod connecting;
 mod failing;
 mod hostile;
+mod stock;
 mod street;
 
 use std::time::{Duration, Instant};
