@@ -4,6 +4,7 @@ mod backend;
 mod connecting;
 mod failing;
 mod hostile;
+mod stock;
 mod street;
 
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use types::Reason;
 
-use self::backend::send;
+use self::backend::{DRIPS, send};
 use self::street::{Street, message, receive, request};
 use crate::town::within;
 
@@ -141,6 +142,28 @@ async fn a_slow_reader_holds_no_more_than_its_window() {
 }
 
 #[tokio::test]
+async fn many_small_pieces_that_nobody_reads_cost_nobody_the_connection() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let (mut lazy, mut other) = (pi.client().await, pi.client().await);
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        let (response, mut sink) = lazy.begin(request("echo", "Drip"));
+        sink.send_data(message(0, b""), true).unwrap();
+        unread.push(within("headers", response).await.unwrap().into_parts());
+    }
+    for _ in 0..100 {
+        other.echo(b"meanwhile").await.is_ok();
+    }
+    let sent: Vec<u8> = (0..DRIPS).flat_map(u32::to_be_bytes).collect();
+    for (head, body) in unread {
+        let answer = within("the end", receive(head, body)).await.unwrap();
+        answer.is_ok();
+        assert!(answer.body == sent);
+    }
+    assert_eq!(pi.handle.count(proxy::Count::UpstreamConnection), 1);
+}
+
+#[tokio::test]
 async fn answers_of_trailers_only_and_resets_pass_as_they_are() {
     let (_street, pi, _nas, _service) = Street::pair().await;
     let mut client = pi.client().await;
@@ -169,11 +192,12 @@ async fn a_deadline_is_kept_here_and_told_to_the_service() {
     let mut wrong = request("echo", "Echo");
     wrong.headers_mut().insert("grpc-timeout", "soon".parse().unwrap());
     client.ask(wrong, message(0, b"")).await.is_refused(Reason::RequestMalformed);
+    pi.settles().await;
 }
 
 #[tokio::test]
 async fn a_cancelled_call_is_cancelled_at_the_service() {
-    let (_street, pi, _nas, service) = Street::pair().await;
+    let (_street, pi, nas, service) = Street::pair().await;
     let mut client = pi.client().await;
     for method in ["Hang", "Begin"] {
         let (response, mut sink) = client.begin(request("echo", method));
@@ -189,6 +213,8 @@ async fn a_cancelled_call_is_cancelled_at_the_service() {
     within("a call", service.seen.begun.notified()).await;
     drop((response, sink, client));
     within("a reset", service.seen.was_reset.notified()).await;
+    pi.settles().await;
+    nas.settles().await;
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ use crate::connections::{Connections, Direction, Listed, Load, Open};
 use crate::edges::{Edge, Edges};
 use crate::error::chain;
 use crate::metrics::{Count, Counts};
+use crate::pulse::{Felt, Pulse};
 use crate::socket;
 
 /// What gRPC calls are carried by.
@@ -252,8 +253,9 @@ pub(crate) fn unreachable(address: SocketAddr, why: &str) -> Refusal {
 /// A connection whose other end has answered.
 struct Made<T: AsyncRead + AsyncWrite + Unpin> {
     send: SendRequest<Bytes>,
-    connection: Connection<T, Bytes>,
+    connection: Connection<Felt<T>, Bytes>,
     ping: PingPong,
+    pulse: Pulse,
     address: SocketAddr,
 }
 
@@ -263,6 +265,8 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     address: SocketAddr,
 ) -> Result<Made<T>, Refusal> {
     let config = &ground.config;
+    let pulse = Pulse::default();
+    let stream = Felt::new(stream, pulse.clone());
     let shaking = async {
         let (send, mut connection) = builder(config).handshake(stream).await?;
         let mut ping = connection.ping_pong().expect("it is taken but once");
@@ -271,7 +275,7 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
                 ended?;
                 Err(h2::Reason::NO_ERROR.into())
             }
-            answered = ping.ping(Ping::opaque()) => answered.map(|_| Made { send, connection, ping, address }),
+            answered = ping.ping(Ping::opaque()) => answered.map(|_| Made { send, connection, ping, pulse, address }),
         }
     };
     match timeout(config.connect_timeout, shaking).await {
@@ -290,6 +294,7 @@ fn builder(config: &Config) -> Builder {
         .initial_connection_window_size(config.connection_window())
         .max_header_list_size(config.header_bytes_max)
         .max_send_buffer_size(config.window_bytes as usize)
+        .data_frame_budget(config.piece_budget())
         .max_concurrent_streams(0)
         .initial_max_send_streams(config.streams_max as usize)
         .max_concurrent_reset_streams(config.streams_max as usize)
@@ -306,7 +311,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         ground: &Ground,
         state: &watch::Sender<State>,
     ) {
-        let Self { send, mut connection, ping, address } = self;
+        let Self { send, mut connection, ping, pulse, address } = self;
         let signals = Arc::new(signals);
         let (far, edge, listed) = match far {
             Some((far, edge, listed)) => (Some(far), Some(edge), Some(listed)),
@@ -320,7 +325,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         };
         let cut = listed.as_ref().map(|listed| listed.open.cut.clone()).unwrap_or_default();
         // Servers that are not ours may take pings for an attack.
-        let ping = listed.is_some().then_some(ping);
+        let ping = listed.is_some().then_some((ping, pulse));
         let watching = pin!(watch_over(&signals, ping, &ground.config, retire));
         tokio::select! {
             ended = &mut connection => debug!(result = ?ended, "a connection ended"),
@@ -336,7 +341,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
 
 /// Ends when the other end gives no sign of life while calls are in flight. Lets the connection go when it has
 /// been idle for long, or when it was replaced; it then ends by itself after its last call.
-async fn watch_over(signals: &Signals, mut ping: Option<PingPong>, config: &Config, retire: impl Fn()) {
+async fn watch_over(
+    signals: &Signals,
+    mut ping: Option<(PingPong, Pulse)>,
+    config: &Config,
+    retire: impl Fn(),
+) {
     let mut is_retired = false;
     loop {
         let is_idle = signals.load.n() == 0;
@@ -359,10 +369,23 @@ async fn watch_over(signals: &Signals, mut ping: Option<PingPong>, config: &Conf
                 retire();
             }
         } else if signals.load.n() > 0
-            && let Some(ping) = &mut ping
-            && !matches!(timeout(config.ping_timeout, ping.ping(Ping::opaque())).await, Ok(Ok(_)))
+            && let Some((ping, pulse)) = &mut ping
+            && is_silent(ping, pulse, config.ping_timeout).await
         {
             return;
+        }
+    }
+}
+
+/// Whether the other end answers no PING while nothing else comes from it either.
+async fn is_silent(ping: &mut PingPong, pulse: &Pulse, within: Duration) -> bool {
+    let mut pong = pin!(ping.ping(Ping::opaque()));
+    loop {
+        let n_before = pulse.n();
+        match timeout(within, &mut pong).await {
+            Ok(answered) => return answered.is_err(),
+            Err(_) if pulse.n() == n_before => return true,
+            Err(_) => {}
         }
     }
 }

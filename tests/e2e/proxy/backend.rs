@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// How many pieces of four bytes `Drip` answers.
+pub const DRIPS: u32 = 75_000;
+
 /// What a backend has seen.
 #[derive(Default)]
 pub struct Seen {
@@ -115,11 +118,16 @@ async fn serve(
 ) {
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path().to_owned();
+    let encoding = parts.headers.get("grpc-encoding").cloned();
     seen.heads.lock().unwrap().push(parts);
     seen.begun.notify_one();
     match &*path {
         "/t.T/Echo" => {
-            let mut sink = respond.send_response(head(name), false).unwrap();
+            let mut response = head(name);
+            if let Some(encoding) = encoding {
+                response.headers_mut().insert("grpc-encoding", encoding);
+            }
+            let mut sink = respond.send_response(response, false).unwrap();
             while let Some(Ok(piece)) = body.data().await {
                 body.flow_control().release_capacity(piece.len()).unwrap();
                 if send(&mut sink, piece).await.is_none() {
@@ -160,6 +168,15 @@ async fn serve(
             let reason = poll_fn(|cx| sink.poll_reset(cx)).await;
             *seen.reset.lock().unwrap() = reason.ok();
             seen.was_reset.notify_one();
+        }
+        "/t.T/Drip" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            for n in 0..DRIPS {
+                if send(&mut sink, Bytes::copy_from_slice(&n.to_be_bytes())).await.is_none() {
+                    return;
+                }
+            }
+            sink.send_trailers(trailers("0")).unwrap();
         }
         "/t.T/Reset" => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
         "/t.T/Die" => {

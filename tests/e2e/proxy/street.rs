@@ -176,6 +176,23 @@ impl House {
         Ok(Client::over(stream).await)
     }
 
+    /// Waits until nothing is in flight any more, by any count: each call was reported, whatever became of it.
+    pub async fn settles(&self) {
+        let service = "echo".parse().unwrap();
+        let settled = async {
+            loop {
+                let n_routed: u32 = self.handle.explain(&service).iter().map(|view| view.in_flight).sum();
+                let n_carried: u32 = self.handle.connections().iter().map(|it| it.in_flight).sum();
+                let n_counted: u64 = self.handle.stats().iter().map(|(_, stats)| stats.in_flight).sum();
+                if n_routed == 0 && n_carried == 0 && n_counted == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("an end of all calls", settled).await;
+    }
+
     pub async fn refuses(&self, reason: Reason, least: u64) {
         let refused = async {
             while self.handle.refused(reason) < least {
@@ -227,7 +244,8 @@ impl Answer {
 
     #[track_caller]
     pub fn is_ok(&self) {
-        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{self:?}");
+        let brief = (&self.headers, &self.trailers);
+        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{brief:?}");
     }
 
     #[track_caller]
@@ -257,7 +275,11 @@ pub fn message(flag: u8, bytes: &[u8]) -> Bytes {
 impl Client {
     pub async fn over<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: T) -> Self {
         let mut builder = h2::client::Builder::new();
-        let builder = builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        // Patient with small frames, as it may not read them.
+        let builder = builder
+            .initial_window_size(64 << 10)
+            .initial_connection_window_size(4 << 20)
+            .data_frame_budget(1 << 30);
         let (send, connection) = builder.handshake(stream).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
