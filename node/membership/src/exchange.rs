@@ -260,6 +260,7 @@ impl Membership {
             return self.take_old_step(from, author, &delta, reply, out);
         }
         let has_left = delta.head.has_left;
+        let had_left = member.record.as_ref().is_some_and(|held| held.head.has_left);
         match Record::apply(member.record.as_ref(), delta, member.peer, &*self.keys) {
             Err(refusal) => {
                 self.refuse(Some(from), refusal, out);
@@ -274,7 +275,8 @@ impl Membership {
                 member.record = Some(record);
             }
         }
-        let is_new_life = stamp.incarnation > member.stamp.incarnation;
+        // A life may begin in the very second that the last one ended with.
+        let is_new_life = stamp.incarnation > member.stamp.incarnation || has_left != had_left;
         member.stamp = stamp;
         let peer = member.peer;
         self.exchanger.wants.retain(|want| want.author != author || want.stamp > stamp);
@@ -351,5 +353,25 @@ impl Member {
     /// The stamp of the record that is here; nothing once it was dropped.
     fn held(&self) -> Stamp {
         if self.record.is_some() { self.stamp } else { Stamp::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Story, keys, peer};
+
+    #[test]
+    fn who_comes_back_in_the_second_after_it_left_is_there() {
+        let mut story = Story::new(3);
+        let mut says = |version, has_left| {
+            let stamp = Stamp { incarnation: 1001, version };
+            let record = Record::sign(stamp, version, has_left, Vec::new(), &keys(2)).expect("a key");
+            let step = Step { author: ShortId::of(peer(2)), delta: record.delta(0), hops: 0 };
+            story.hears(3, &Packet { deltas: vec![step], ..Packet::default() });
+            story.liveness(2)
+        };
+        assert_eq!(says(1001, true), Some(Liveness::Left));
+        assert_eq!(says(1002, false), Some(Liveness::Alive));
     }
 }

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for a state; fails loudly if it does not come.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -27,14 +27,14 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A machine with its own address, configuration and state.
-pub struct Machine {
+pub(crate) struct Machine {
     dir: tempfile::TempDir,
-    pub ip: String,
+    pub(crate) ip: String,
     node: Option<Child>,
 }
 
 /// A process that ends with the test.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -45,14 +45,14 @@ impl Drop for Process {
 }
 
 impl Machine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let machine = Self { dir: tempfile::tempdir().unwrap(), ip: free_ip(), node: None };
         machine.configure("");
         machine
     }
 
     /// Writes the configuration, with `services` at its end.
-    pub fn configure(&self, services: &str) {
+    pub(crate) fn configure(&self, services: &str) {
         let Self { ip, .. } = self;
         let text = format!(
             "state = {:?}\n[mesh]\nlisten = [\"{ip}:7400\"]\n[api]\nlisten = \"{ip}:7443\"\n\
@@ -63,11 +63,11 @@ impl Machine {
         fs::write(self.config(), text).unwrap();
     }
 
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -75,7 +75,7 @@ impl Machine {
         self.dir.path().join("config.toml")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
@@ -88,12 +88,12 @@ impl Machine {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command().args(args).output().unwrap()
     }
 
     #[track_caller]
-    pub fn does(&self, args: &[&str]) -> String {
+    pub(crate) fn does(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{args:?}: {told}\n{}", self.log());
@@ -101,20 +101,20 @@ impl Machine {
     }
 
     #[track_caller]
-    pub fn is_refused(&self, args: &[&str], code: i32, expected: &str) {
+    pub(crate) fn is_refused(&self, args: &[&str], code: i32, expected: &str) {
         let output = self.run(args);
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {told}");
         assert!(told.contains(expected), "{args:?}: {told}");
     }
 
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["-o", "json"]].concat());
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
     /// Starts the node and waits until it serves.
-    pub fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         let log = fs::File::create(self.path("log")).unwrap();
         let node = self.command().arg("up").stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.node = Some(node);
@@ -137,7 +137,7 @@ impl Machine {
     }
 
     /// Ends the node as systemd would; it must end by itself and well.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let mut node = self.node.take().unwrap();
         let pid = rustix::process::Pid::from_child(&node);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -145,15 +145,21 @@ impl Machine {
         assert!(status.success(), "{}", self.log());
     }
 
+    /// Has the node read its configuration again, as systemd would.
+    pub(crate) fn hangs_up(&self) {
+        let pid = rustix::process::Pid::from_child(self.node.as_ref().unwrap());
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// Ends the node without a word.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut node = self.node.take().unwrap();
         node.kill().unwrap();
         node.wait().unwrap();
     }
 
     /// Has `other` join by an invitation of this one, and starts it.
-    pub fn admits(&self, other: &mut Self, name: &str, scope: &str) {
+    pub(crate) fn admits(&self, other: &mut Self, name: &str, scope: &str) {
         let mut args = vec!["invite", "--name", name];
         if !scope.is_empty() {
             args.extend(["--scope", scope]);
@@ -164,7 +170,7 @@ impl Machine {
     }
 
     /// Waits until `name` is seen in `state`, linked or not.
-    pub fn sees(&self, name: &str, state: &str, is_linked: bool) {
+    pub(crate) fn sees(&self, name: &str, state: &str, is_linked: bool) {
         eventually(&format!("{name} {state}"), || {
             let peers = self.json(&["peers"]);
             let peer = peers.as_array()?.iter().find(|peer| peer["node"] == name)?.clone();
@@ -173,7 +179,7 @@ impl Machine {
     }
 
     /// Waits until calls from here to `service` pass every layer.
-    pub fn reaches(&self, service: &str) {
+    pub(crate) fn reaches(&self, service: &str) {
         let mut told = String::new();
         let is_reached = (0..600).any(|_| {
             let output = self.run(&["why", service]);
@@ -194,7 +200,7 @@ impl Drop for Machine {
 }
 
 /// The founder of a mesh, running.
-pub fn founder(services: &str) -> Machine {
+pub(crate) fn founder(services: &str) -> Machine {
     let mut machine = Machine::new();
     machine.configure(services);
     machine.does(&["init", "home.mesh", "--name", "pi"]);
@@ -203,7 +209,7 @@ pub fn founder(services: &str) -> Machine {
 }
 
 /// The Python that has gRPC.
-pub fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache"));
     let python = cache.join("sagemesh/venv/bin/python");
@@ -212,7 +218,7 @@ pub fn python() -> PathBuf {
 }
 
 /// Its selector: what the process looks like to the kernel.
-pub fn python_selector() -> String {
+pub(crate) fn python_selector() -> String {
     format!("selectors = [\"exe:{}\"]", fs::canonicalize(python()).unwrap().display())
 }
 
@@ -221,7 +227,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// Starts the stock service at an address, and waits until it takes connections.
-pub fn serves(address: &str) -> Process {
+pub(crate) fn serves(address: &str) -> Process {
     let child = Command::new(python()).arg(script("service.py")).arg(address).spawn().unwrap();
     let process = Process(child);
     eventually("a service", || TcpStream::connect(address).ok());
@@ -229,7 +235,7 @@ pub fn serves(address: &str) -> Process {
 }
 
 /// What the stock client sees of these calls.
-pub fn calls(target: &str, calls: &[&str]) -> Value {
+pub(crate) fn calls(target: &str, calls: &[&str]) -> Value {
     let output = Command::new(python()).arg(script("caller.py")).arg(target).args(calls).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{told}"))
