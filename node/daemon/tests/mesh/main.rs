@@ -195,7 +195,9 @@ fn a_node_that_was_killed_or_left_comes_back_as_itself() {
     pi.admits(&mut tv, "tv", "");
     pi.admits(&mut nas, "nas", "");
     let before = tv.json(&["status"])["peer"].clone();
-    nas.sees("tv", "alive", true);
+    for other in ["pi", "nas"] {
+        tv.sees(other, "alive", true);
+    }
     tv.stop();
     for other in [&pi, &nas] {
         other.sees("tv", "left", false);
@@ -219,6 +221,9 @@ fn a_node_that_was_killed_or_left_comes_back_as_itself() {
             (&link["tls_group"], &link["tls_signature"]),
             (&json!("X25519MLKEM768"), &json!("ML_DSA_65"))
         );
+    }
+    for other in ["pi", "nas"] {
+        tv.sees(other, "alive", true);
     }
     tv.does(&["leave"]);
     pi.sees("tv", "left", false);

@@ -170,12 +170,18 @@ impl Machine {
     }
 
     /// Waits until `name` is seen in `state`, linked or not.
+    #[track_caller]
     pub(crate) fn sees(&self, name: &str, state: &str, is_linked: bool) {
-        eventually(&format!("{name} {state}"), || {
-            let peers = self.json(&["peers"]);
-            let peer = peers.as_array()?.iter().find(|peer| peer["node"] == name)?.clone();
-            (peer["liveness"] == state && peer["linked"] == is_linked).then_some(())
+        let mut seen = Value::Null;
+        let is_seen = (0..600).any(|_| {
+            seen = self.json(&["peers"]);
+            let peers = seen.as_array().map(Vec::as_slice).unwrap_or_default();
+            let is_it = |peer: &&Value| peer["node"] == name;
+            let peer = peers.iter().find(is_it).cloned().unwrap_or_default();
+            std::thread::sleep(Duration::from_millis(50));
+            peer["liveness"] == state && peer["linked"] == is_linked
         });
+        assert!(is_seen, "{name} is not {state}: {seen}\n{}", self.log());
     }
 
     /// Waits until calls from here to `service` pass every layer.
