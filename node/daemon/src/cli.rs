@@ -14,7 +14,7 @@ use types::{MeshName, NodeName, Now, Refusal};
 use crate::config::{self, Config, Sources};
 use crate::exit::Exit;
 use crate::state::Stage;
-use crate::{app, init, join, state, status};
+use crate::{app, demo, init, join, shop, state, status};
 
 /// A mesh of identical nodes that find, trust and call each other.
 #[derive(Debug, Parser)]
@@ -70,6 +70,11 @@ enum Command {
     /// Work with the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Show a mesh on this machine: it runs a shop, loses a node, and goes on
+    Demo(demo::Args),
+    /// Be one part of the demo's shop
+    #[command(hide = true)]
+    Shop(shop::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,6 +96,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    // These two are no node of this machine, and read nothing of its configuration.
+    match &cli.command {
+        Command::Demo(args) => return block_on(demo::run(args.clone())),
+        Command::Shop(args) => return block_on(shop::run(args.clone())),
+        _ => {}
+    }
     let sources = Sources { file: cli.common.config.clone(), state: cli.common.state.clone() };
     let config = config::load(&sources)?;
     let output = cli.common.output;
@@ -121,11 +132,16 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             Command::Join { token } => run_join(&config, &store, token, output).await,
             Command::Up => app::up(config.clone(), sources.clone(), &store).await,
             Command::Status => run_status(&config, &store, output).await,
-            Command::Config(_) => Ok(()),
+            Command::Config(_) | Command::Demo(_) | Command::Shop(_) => Ok(()),
         };
         store.close().await?;
         done
     })
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start")?.block_on(work)
 }
 
 async fn run_init(
