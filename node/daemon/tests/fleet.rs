@@ -23,6 +23,7 @@ fn config(network: Network, name: &str, dir: &Path) -> Config {
         dir: dir.to_owned(),
         network,
         mesh: "test.mesh".parse().unwrap(),
+        links: Vec::new(),
     }
 }
 

@@ -46,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Lines of a log that an error shows.
 const LOG_LINES: usize = 8;
 /// What every name begins with that a fleet gives to the system.
-const PREFIX: &str = "smdemo";
+pub const PREFIX: &str = "smdemo";
 
 /// What a fleet is.
 #[derive(Clone, Debug)]
@@ -63,6 +63,9 @@ pub struct Config {
     pub network: Network,
     /// The mesh's name.
     pub mesh: MeshName,
+    /// Names under which the program lies in the folder [`programs`], each a file of its own, so that `exe:`
+    /// tells services apart that are one program.
+    pub links: Vec<String>,
 }
 
 /// What one node is given.
@@ -112,6 +115,7 @@ impl Fleet {
         let plans = std::mem::take(&mut config.nodes);
         let Some((first, others)) = plans.split_first() else { bail!("a fleet has one node at least") };
         let ledger = Ledger::open(&config.dir)?;
+        link(&config.program, &config.links, &programs(&config.dir))?;
         let wires = Wires::new(config.network, &config.prefix);
         let mut fleet = Self { config, wires, nodes: Vec::new(), ledger };
         fleet.wires.lay(&mut fleet.ledger).await?;
@@ -154,6 +158,11 @@ impl Fleet {
     /// All nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The folder of the program's other names.
+    pub fn programs(&self) -> PathBuf {
+        programs(&self.config.dir)
     }
 
     /// The work folder.
@@ -309,7 +318,11 @@ impl Fleet {
         }
     }
 
-    fn begin(&mut self, idx: usize) -> anyhow::Result<()> {
+    /// Starts a node that does not run, and does not wait.
+    ///
+    /// # Errors
+    /// It cannot be started, or runs.
+    pub fn begin(&mut self, idx: usize) -> anyhow::Result<()> {
         if self.nodes[idx].child.is_some() {
             bail!("{} runs already", self.nodes[idx].name);
         }
@@ -350,6 +363,26 @@ fn spawn(ledger: &mut Ledger, command: &mut Command, name: &str, node: &str) -> 
         ledger.process(pid, &format!("{name}@{node}"))?;
     }
     Ok(child)
+}
+
+/// The folder of the program's other names in the work folder of a fleet.
+pub fn programs(dir: &Path) -> PathBuf {
+    dir.join("bin")
+}
+
+/// Gives the program other names: by links, or by links to one copy on another file system.
+fn link(program: &Path, names: &[String], dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir(dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    let mut from = program.to_owned();
+    for name in names {
+        let to = dir.join(name);
+        if std::fs::hard_link(&from, &to).is_err() {
+            std::fs::copy(&from, &to)
+                .with_context(|| format!("failed to copy {} to {}", from.display(), to.display()))?;
+            from = to;
+        }
+    }
+    Ok(())
 }
 
 /// The end of a log, for an error.
