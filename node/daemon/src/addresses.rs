@@ -1,7 +1,7 @@
 //! Where nodes are: what this one says of itself, and what it remembers of others for its next start.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -72,6 +72,14 @@ impl Bound {
         }
         hosts.truncate(HOSTS_MAX);
         Reach { hosts, mesh: self.mesh.port(), inbound: self.inbound.port(), api: self.api.port() }
+    }
+}
+
+/// Where this machine reaches a listener of its own: one that is bound to a single address is nowhere else.
+pub const fn local(listener: SocketAddr) -> SocketAddr {
+    match listener.ip() {
+        host if host.is_unspecified() => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listener.port()),
+        _ => listener,
     }
 }
 
@@ -148,5 +156,13 @@ mod tests {
         assert_eq!(hosts_of(host), [host]);
         let all = hosts_of([0, 0, 0, 0].into());
         assert!(all.iter().all(|host| host.is_ipv4() && !host.is_unspecified()), "{all:?}");
+    }
+
+    #[test]
+    fn a_listener_on_one_address_is_called_there() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        assert_eq!(local(at("[::]:7450")), at("127.0.0.1:7450"));
+        assert_eq!(local(at("0.0.0.0:7450")), at("127.0.0.1:7450"));
+        assert_eq!(local(at("10.78.0.1:7450")), at("10.78.0.1:7450"));
     }
 }

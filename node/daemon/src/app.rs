@@ -145,7 +145,7 @@ impl App {
             links: linking.clone(),
             store: store.clone(),
             attestor,
-            inbound: inbound.port(),
+            inbound,
         };
         let (serving, services) = Services::new(context, config.services.clone(), table_in).await?;
         ground.run("services", |stop| serving.run(stop));

@@ -21,6 +21,7 @@ use types::{MeshName, NodeName, Refusal, ServiceName};
 
 use crate::config::{self, Config, Sources};
 use crate::exit::Exit;
+use crate::{demo, shop};
 
 use self::client::Address;
 use self::identity::{Change, Ttl};
@@ -137,6 +138,11 @@ enum Command {
     /// Work with the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Show a mesh on this machine: it runs a shop, loses a node, and goes on
+    Demo(demo::Args),
+    /// Be one part of the demo's shop
+    #[command(hide = true)]
+    Shop(shop::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -193,6 +199,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    // These two are no node of this machine, and read nothing of its configuration.
+    match &cli.command {
+        Command::Demo(args) => return block_on(demo::run(args.clone())),
+        Command::Shop(args) => return block_on(shop::run(args.clone())),
+        _ => {}
+    }
     let sources = Sources { file: cli.common.config.clone(), state: cli.common.state.clone() };
     let config = config::load(&sources)?;
     if let Command::Config(ConfigCommand::Check) = &cli.command {
@@ -202,11 +214,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         return runtime.context("failed to start")?.block_on(founding::up(config, sources));
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
     let common = &cli.common;
     let address = Address::find(common.api.as_deref(), common.identity.as_deref(), &config);
-    runtime.block_on(run_command(&cli.command, &config, &address, cli.common.output))
+    block_on(run_command(&cli.command, &config, &address, cli.common.output))
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start")?.block_on(work)
 }
 
 async fn run_command(
@@ -225,9 +240,13 @@ async fn run_command(
     }
     let node = address.connect().await?;
     match command {
-        Command::Config(_) | Command::Init { .. } | Command::Join { .. } | Command::Up | Command::Status => {
-            Ok(())
-        }
+        Command::Config(_)
+        | Command::Demo(_)
+        | Command::Init { .. }
+        | Command::Join { .. }
+        | Command::Shop(_)
+        | Command::Status
+        | Command::Up => Ok(()),
         Command::Invite { name, scope, ttl } => identity::invite(&node, name, scope, *ttl, output).await,
         Command::Leave => mesh::leave(&node, output).await,
         Command::Reload => mesh::reload(&node, output).await,

@@ -25,4 +25,5 @@ pub mod app;
 mod figures;
 mod node;
 
+pub mod demo;
 pub mod shop;

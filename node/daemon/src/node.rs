@@ -143,7 +143,8 @@ impl Node {
                 is_admitted: link.is_some(),
                 address: link.map(|link| link.address),
                 group: tls.and_then(|tls| tls.group?.as_str()).map(str::to_owned),
-                signature: tls.and_then(|tls| tls.signature?.as_str()).map(str::to_owned),
+                // As FIPS 204 writes it, not rustls.
+                signature: tls.and_then(|tls| Some(tls.signature?.as_str()?.replace('_', "-"))),
                 since: link.map(|link| link.since),
                 services: known.map(services::offered).unwrap_or_default(),
             }

@@ -4,7 +4,7 @@
 //! Who may speak for a service is the member map's business, and where a call goes is the router's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use tls::{Rotation, Svids, random};
 use types::key::Keys;
 use types::{PeerId, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
+use crate::addresses;
 use crate::config::RawService;
 
 pub mod declared;
@@ -81,8 +82,8 @@ pub struct Node {
     pub store: store::Handle,
     /// Tells which process listens.
     pub attestor: Arc<Attestor>,
-    /// The port where services of other nodes arrive.
-    pub inbound: u16,
+    /// Where services of other nodes arrive.
+    pub inbound: SocketAddr,
 }
 
 /// Certificates of one service, or why it has none.
@@ -345,7 +346,7 @@ impl Services {
                 })),
             };
             if declared.listen.is_some() {
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.node.inbound));
+                let address = addresses::local(self.node.inbound);
                 endpoints.entry(name.clone()).or_default().push(endpoint(
                     &self.node.own,
                     name,

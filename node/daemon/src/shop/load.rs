@@ -22,8 +22,6 @@ use types::histogram::Histogram;
 use super::call::{Call, failed_by};
 use super::{Role, Site};
 
-/// How often a line is printed.
-const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Different reasons, and different nodes, that a line names. What comes beyond counts as the last.
 const NAMES_MAX: usize = 32;
 /// Under which all further names are counted.
@@ -43,9 +41,12 @@ pub struct Load {
     /// How long a caller waits for an answer, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     pub deadline_ms: u64,
+    /// How often a line is printed, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub every_ms: u64,
 }
 
-/// How the calls of one second, or of the whole run, fared.
+/// How the calls since the line before, or of the whole run, fared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// Seconds since the start.
@@ -87,7 +88,7 @@ pub(super) async fn run(
     let mut next_call = interval(Duration::from_secs_f64(1.0 / load.rate));
     // An open loop makes up for calls that it was too late for.
     next_call.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut next_line = interval(LINE_EVERY);
+    let mut next_line = interval(Duration::from_millis(load.every_ms));
     next_line.tick().await;
     loop {
         tokio::select! {

@@ -134,7 +134,7 @@ async fn a_failure_says_whose_it_is_and_a_deadline_binds_all() {
 #[tokio::test]
 async fn customers_report_every_second_and_at_the_end() {
     let shop = Shop::open(None).await;
-    let load = Load { rate: 50.0, callers: 16, deadline_ms: 5000 };
+    let load = Load { rate: 50.0, callers: 16, deadline_ms: 5000, every_ms: 1000 };
     let (mut printed, shutdown) = (Vec::new(), CancellationToken::new());
     let customers = load::run(&load, &shop.customers, &mut printed, shutdown.clone());
     let evening = async {
@@ -156,7 +156,7 @@ async fn customers_report_every_second_and_at_the_end() {
 #[tokio::test]
 async fn customers_who_get_no_answer_are_counted_by_reason() {
     let shop = Shop::open(Some(Role::Frontend)).await;
-    let load = Load { rate: 100.0, callers: 2, deadline_ms: 300 };
+    let load = Load { rate: 100.0, callers: 2, deadline_ms: 300, every_ms: 1000 };
     let (mut printed, shutdown) = (Vec::new(), CancellationToken::new());
     shutdown.cancel();
     load::run(&load, &shop.customers, &mut printed, shutdown).await.expect("a clean end");
