@@ -124,7 +124,8 @@ impl Node {
                 Ok(()) = members.changed() => {}
                 Ok(()) = pending.changed() => {}
             }
-            (links.mark_unchanged(), gossip.mark_unchanged());
+            links.mark_unchanged();
+            gossip.mark_unchanged();
         }
     }
 

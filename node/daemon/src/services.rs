@@ -298,7 +298,7 @@ impl Services {
                 self.identities.insert(name.clone(), Identity { svids, stop });
             }
             Err(err) => {
-                warn!(sagemesh.service = %name, error = %err, "failed to issue a service's certificates")
+                warn!(sagemesh.service = %name, error = %err, "failed to issue a service's certificates");
             }
         }
     }

@@ -194,7 +194,7 @@ async fn connection(seen: &Seen<'_>, service: &ServiceName) -> Layer {
     for endpoint in endpoints.iter().filter(|it| it.is_healthy).take(TRIED_MAX) {
         let error = connect(endpoint.address).await.err();
         is_reached |= error.is_none();
-        let end = error.map_or_else(|| "connects".to_owned(), |error| error);
+        let end = error.unwrap_or_else(|| "connects".to_owned());
         told.push(format!("{} at {} {end}", endpoint.id.node.node(), endpoint.address));
     }
     if is_reached {

@@ -221,7 +221,7 @@ mod tests {
     fn a_few_changes_are_signed_at_once_and_then_one_at_a_time() {
         let mut story = Story::new(3);
         let config = Config::default();
-        let mut change = |story: &mut Story, value: u8| {
+        let change = |story: &mut Story, value: u8| {
             story.core.put(story.now, "a/x", &[value]).expect("small");
             story.input(Input::Tick);
             story.core.own_record().value("a/x") == Some(&[value])

@@ -145,7 +145,7 @@ impl api::Node for Backend {
             mesh.members.merge(record.clone()).unwrap();
             self.map.send_replace(Arc::new(mesh.members.clone()));
         }
-        join::reply(&record)
+        join::reply(&record, 7400)
     }
 
     async fn change_scope(&self, node: NodeName, add: Scope, _: Scope) -> Result<Scope, Refusal> {

@@ -217,6 +217,7 @@ impl Registry {
 }
 
 /// Who registers, as far as this node can tell.
+#[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     pub(super) own: &'a TrustDomain,
     pub(super) registrant: &'a Registrant,
