@@ -175,7 +175,13 @@ impl App {
             let (bound, gossiping) = (bound.clone(), gossiping.clone());
             |stop| addresses::run(bound, gossiping, store.clone(), stop)
         });
-        let figures = Figures::new(linking, gossiping, calling, store.clone());
+        let figures = Figures {
+            links: linking,
+            gossip: gossiping,
+            proxy: calling,
+            api: api.counts(),
+            store: store.clone(),
+        };
         let metrics = Metrics::new(vec![Box::new(figures)]);
         let watched = telemetry::Server::bind(config.telemetry.listen, readiness.pending(), metrics).await?;
         // All ports are held: work may come in.

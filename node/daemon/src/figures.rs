@@ -1,62 +1,59 @@
 //! Where the figures come from: each room's own counts.
 
+use std::sync::Arc;
+
 use membership::Liveness;
 use mesh::Gossiping;
-use mesh::metrics::Count;
+use proxy::REFUSALS;
+use types::Reason;
 
 use crate::metrics::{Figure, Source};
 
 /// All rooms that count.
 pub(crate) struct Figures {
-    links: mesh::Handle,
-    gossip: Gossiping,
-    proxy: proxy::Handle,
-    store: store::Handle,
+    pub(crate) links: mesh::Handle,
+    pub(crate) gossip: Gossiping,
+    pub(crate) proxy: proxy::Handle,
+    pub(crate) api: Arc<api::Counts>,
+    pub(crate) store: store::Handle,
 }
 
-impl Figures {
-    /// Reads these.
-    pub(crate) const fn new(
-        links: mesh::Handle,
-        gossip: Gossiping,
-        proxy: proxy::Handle,
-        store: store::Handle,
-    ) -> Self {
-        Self { links, gossip, proxy, store }
-    }
+#[expect(clippy::cast_precision_loss, reason = "OpenMetrics counts in floating point")]
+const fn figure((name, error): (&'static str, &'static str), help: &'static str, value: u64) -> Figure {
+    Figure { name, error, help, value: value as f64 }
 }
 
 impl Source for Figures {
     fn counters(&self) -> Vec<Figure> {
-        let links = Count::ALL.iter().map(|count| {
-            let (name, error) = count.metric();
-            (name, error, self.links.count(*count))
-        });
-        let calls = proxy::Count::ALL.iter().map(|count| {
-            let (name, error) = count.metric();
-            (name, error, self.proxy.count(*count))
-        });
-        let store = self.store.counts();
+        let links = mesh::Count::ALL.iter();
+        let links = links.map(|count| figure(count.metric(), count.help(), self.links.count(*count)));
+        let calls = proxy::Count::ALL.iter();
+        let calls = calls.map(|count| figure(count.metric(), count.help(), self.proxy.count(*count)));
+        let asked = api::Count::ALL.iter();
+        let asked = asked.map(|count| figure(count.metric(), count.help(), self.api.of(*count)));
+        let refused = Reason::ALL.iter().map(|reason| (reason.code(), self.proxy.refused(*reason)));
+        let refused = refused
+            .filter(|(_, n)| *n > 0)
+            .map(|(code, n)| figure((REFUSALS, code), "Calls, tunnels and connections refused.", n));
+        let counts = self.store.counts();
         let store = [
-            ("sagemesh.store.transactions", "", store.n_transactions),
-            ("sagemesh.store.transactions", "failed", store.n_failures),
-            ("sagemesh.store.commits", "refused", store.n_refused),
-            ("sagemesh.store.events", "shed", store.n_shed),
+            figure(("sagemesh.store.transactions", ""), "Transactions written.", counts.n_transactions),
+            figure(("sagemesh.store.transactions", "failed"), "Transactions failed.", counts.n_failures),
+            figure(("sagemesh.store.commits", "refused"), "Batched commits given up.", counts.n_refused),
+            figure(("sagemesh.store.events", "shed"), "Events shed from a full queue.", counts.n_shed),
         ];
-        #[expect(clippy::cast_precision_loss, reason = "OpenMetrics counts in floating point")]
-        links.chain(calls).chain(store).map(|(name, error, value)| (name, error, value as f64)).collect()
+        links.chain(calls).chain(asked).chain(refused).chain(store).collect()
     }
 
     fn gauges(&self) -> Vec<Figure> {
         let peers = self.gossip.peers();
         let peers = peers.borrow();
         let alive = peers.values().filter(|known| known.liveness == Liveness::Alive).count();
-        #[expect(clippy::cast_precision_loss, reason = "a mesh has fewer nodes than that")]
-        let figures = vec![
-            ("sagemesh.mesh.peers", "", peers.len() as f64),
-            ("sagemesh.mesh.peers_alive", "", alive as f64),
-            ("sagemesh.mesh.peers_linked", "", self.links.peers().borrow().len() as f64),
-        ];
-        figures
+        let linked = self.links.peers().borrow().len();
+        vec![
+            figure(("sagemesh.mesh.peers", ""), "Other nodes that belong to the mesh.", peers.len() as u64),
+            figure(("sagemesh.mesh.peers_alive", ""), "Other nodes that are alive.", alive as u64),
+            figure(("sagemesh.mesh.peers_linked", ""), "Other nodes that are linked.", linked as u64),
+        ]
     }
 }

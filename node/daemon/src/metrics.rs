@@ -14,11 +14,18 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-/// One figure: its name, its `error.type` (empty where nothing failed) and its value.
-pub type Figure = (&'static str, &'static str, f64);
-
-/// What a figure means is said in docs/reference, once.
-const HELP: &str = "see docs/reference/metrics.md";
+/// One figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figure {
+    /// Its name as OpenTelemetry writes it.
+    pub name: &'static str,
+    /// What failed; empty where nothing did.
+    pub error: &'static str,
+    /// What it is, for people.
+    pub help: &'static str,
+    /// How much.
+    pub value: f64,
+}
 
 /// Where figures come from.
 pub trait Source: Send + Sync + 'static {
@@ -61,18 +68,18 @@ impl fmt::Debug for All {
 
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let counters = group(self.0.iter().flat_map(|source| source.counters()));
-        for (name, figures) in counters {
-            let mut family = encoder.encode_descriptor(&name, HELP, None, MetricType::Counter)?;
-            for (error, value) in figures {
-                ConstCounter::new(value).encode(family.encode_family(&labels(error))?)?;
+        for (name, figures) in group(self.0.iter().flat_map(|source| source.counters())) {
+            let help = figures[0].help.trim_end_matches('.');
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            for figure in figures {
+                ConstCounter::new(figure.value).encode(family.encode_family(&labels(figure.error))?)?;
             }
         }
-        let gauges = group(self.0.iter().flat_map(|source| source.gauges()));
-        for (name, figures) in gauges {
-            let mut family = encoder.encode_descriptor(&name, HELP, None, MetricType::Gauge)?;
-            for (error, value) in figures {
-                ConstGauge::new(value).encode(family.encode_family(&labels(error))?)?;
+        for (name, figures) in group(self.0.iter().flat_map(|source| source.gauges())) {
+            let help = figures[0].help.trim_end_matches('.');
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            for figure in figures {
+                ConstGauge::new(figure.value).encode(family.encode_family(&labels(figure.error))?)?;
             }
         }
         Ok(())
@@ -83,11 +90,11 @@ fn labels(error: &str) -> Vec<(&str, &str)> {
     if error.is_empty() { Vec::new() } else { vec![("error_type", error)] }
 }
 
-/// Figures of one name stand together.
-fn group(figures: impl Iterator<Item = Figure>) -> BTreeMap<String, Vec<(&'static str, f64)>> {
+/// Figures of one name stand together, at least one for each.
+fn group(figures: impl Iterator<Item = Figure>) -> BTreeMap<String, Vec<Figure>> {
     let mut named: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for (name, error, value) in figures {
-        named.entry(name.replace('.', "_")).or_default().push((error, value));
+    for figure in figures {
+        named.entry(figure.name.replace('.', "_")).or_default().push(figure);
     }
     named
 }
@@ -100,11 +107,12 @@ mod tests {
 
     impl Source for Links {
         fn counters(&self) -> Vec<Figure> {
-            vec![("sagemesh.mesh.links", "", 3.0), ("sagemesh.mesh.links", "refused", 1.0)]
+            let links = |error, value| Figure { name: "sagemesh.mesh.links", error, help: "Links.", value };
+            vec![links("", 3.0), links("refused", 1.0)]
         }
 
         fn gauges(&self) -> Vec<Figure> {
-            vec![("sagemesh.peer.count", "", 4.0)]
+            vec![Figure { name: "sagemesh.mesh.peers", error: "", help: "Nodes.", value: 4.0 }]
         }
     }
 
@@ -112,11 +120,12 @@ mod tests {
     fn figures_are_shown_as_open_metrics() {
         let text = Metrics::new(vec![Box::new(Links)]).to_text().expect("names are valid");
         for line in [
+            "# HELP sagemesh_mesh_links Links.",
             "# TYPE sagemesh_mesh_links counter",
             "sagemesh_mesh_links_total 3.0",
             "sagemesh_mesh_links_total{error_type=\"refused\"} 1.0",
-            "# TYPE sagemesh_peer_count gauge",
-            "sagemesh_peer_count 4.0",
+            "# TYPE sagemesh_mesh_peers gauge",
+            "sagemesh_mesh_peers 4.0",
             "# EOF",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");

@@ -17,7 +17,6 @@ use tracing::{info, warn};
 use api::node::{Declaration, Health, Lease, LeaseId, Registrant, Service, Source};
 use attest::Attestor;
 use identity::{Members, svid};
-use membership::Liveness;
 use mesh::Gossiping;
 use mesh::gossip::Known;
 use proto::Message;
@@ -27,12 +26,13 @@ use proxy::{Backend, Local, Table};
 use store::{Change, Durability, Room};
 use tls::{Rotation, Svids, random};
 use types::key::Keys;
-use types::{PeerId, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
+use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
 use crate::addresses;
 use crate::config::RawService;
 
 pub mod declared;
+mod elsewhere;
 mod handle;
 mod registry;
 
@@ -40,6 +40,7 @@ pub use declared::Declared;
 pub use handle::Handle;
 pub use registry::SERVICES_MAX;
 
+use elsewhere::endpoint;
 use handle::Command;
 use registry::{Caller, Registry};
 
@@ -389,65 +390,6 @@ impl Services {
         self.shown.send_replace(Arc::new(shown));
     }
 
-    /// What other nodes offer, as far as their scopes allow it.
-    fn add_remote(
-        &self,
-        endpoints: &mut BTreeMap<ServiceName, Vec<route::Endpoint>>,
-        shown: &mut Vec<Service>,
-    ) {
-        let members = Arc::clone(&self.node.members.borrow());
-        let peers = self.node.gossip.peers().borrow().clone();
-        for (peer, known) in peers.iter() {
-            let (Some(member), Some(record)) = (members.by_peer(peer), &known.record) else { continue };
-            let Some(address) = self.address(peer, known) else { continue };
-            for entry in record.entries() {
-                let Some((name, offer)) = read_offer(&entry.key, &entry.value) else { continue };
-                if !member.scope.holds(&name) {
-                    continue;
-                }
-                let is_there = matches!(known.liveness, Liveness::Alive | Liveness::Suspect);
-                let is_healthy = is_there && offer.unhealthy.is_empty();
-                let found = endpoint(&member.domain, &name, address, is_healthy);
-                endpoints.entry(name.clone()).or_default().push(found);
-                let reason = if is_there {
-                    Reason::from_code(&offer.unhealthy).unwrap_or(Reason::ServiceUnhealthy)
-                } else {
-                    Reason::EndpointUnreachable
-                };
-                shown.push(Service {
-                    name,
-                    node: member.node().clone(),
-                    address: Some(address),
-                    protocol: match offer.protocol() {
-                        v1::OfferedProtocol::Tcp => api::node::Protocol::Tcp,
-                        _ => api::node::Protocol::Grpc,
-                    },
-                    health: match is_healthy {
-                        true => Health::Healthy,
-                        false => Health::Unhealthy(reason.because(match is_there {
-                            true => format!("`{}` says so", member.node()),
-                            false => format!("`{}` is not there", member.node()),
-                        })),
-                    },
-                    source: None,
-                });
-            }
-        }
-    }
-
-    /// Where a node's services are called: at the address where this node has reached it, else at one that it
-    /// names, best the one from which it has reached this node.
-    fn address(&self, peer: &PeerId, known: &Known) -> Option<SocketAddr> {
-        let reach = known.reach()?;
-        let link = self.node.links.link(peer);
-        let linked = link.map(|link| (link.address.ip().to_canonical(), link.direction));
-        let proven = linked.filter(|(host, direction)| {
-            *direction == mesh::Direction::Outbound || reach.hosts.contains(host)
-        });
-        let host = proven.map(|(host, _)| host).or_else(|| reach.hosts.first().copied())?;
-        Some(SocketAddr::new(host, reach.inbound))
-    }
-
     /// Tells the mesh what this node offers.
     async fn offer(&mut self) {
         // Not before it was looked at: news of a node's record are rationed.
@@ -482,16 +424,6 @@ impl Services {
 fn is_checked_alike(one: &Declared, other: &Declared) -> bool {
     (one.listen, one.health, &one.selectors, one.protocol)
         == (other.listen, other.health, &other.selectors, other.protocol)
-}
-
-fn endpoint(
-    node: &TrustDomain,
-    service: &ServiceName,
-    address: SocketAddr,
-    is_healthy: bool,
-) -> route::Endpoint {
-    let id = route::EndpointId { node: node.clone(), service: service.clone() };
-    route::Endpoint { id, address, is_healthy }
 }
 
 fn read_offer(key: &str, value: &[u8]) -> Option<(ServiceName, v1::Offer)> {

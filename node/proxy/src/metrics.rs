@@ -5,16 +5,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use types::Reason;
 
 macro_rules! counts {
-    ($($(#[$doc:meta])+ $name:ident = $metric:literal, $error:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $metric:literal, $error:literal;)+) => {
         /// Something that is counted.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Count {
-            $($(#[$doc])+ $name,)+
+            $($(#[doc = $doc])+ $name,)+
         }
 
         impl Count {
             /// All of them, in the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// What it is, for people.
+            pub fn help(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_start(),)+ }
+            }
 
             /// The metric's name, and its `error.type` label, empty where nothing failed.
             pub const fn metric(self) -> (&'static str, &'static str) {
