@@ -60,6 +60,8 @@ pub(super) struct Story {
     pub(super) signatures: BTreeSet<String>,
     /// What was worth a line, and when.
     pub(super) remarks: VecDeque<(Duration, String)>,
+    /// How many there were in all.
+    pub(super) n_remarks: usize,
     pub(super) has_ended: bool,
 }
 
@@ -79,6 +81,7 @@ impl Story {
             groups: BTreeSet::new(),
             signatures: BTreeSet::new(),
             remarks: VecDeque::new(),
+            n_remarks: 0,
             has_ended: false,
         }
     }
@@ -162,6 +165,7 @@ impl Story {
         if self.remarks.len() == REMARKS_MAX {
             self.remarks.pop_front();
         }
+        self.n_remarks += 1;
         self.remarks.push_back((self.elapsed(), text));
     }
 
