@@ -4,13 +4,16 @@
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check test-long bench-mesh-sim fuzz clean
+.PHONY: help setup demo test check test-long bench-mesh-sim fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what the tests need and this machine lacks
 	@tests/setup.sh
+
+demo: setup ## Show a mesh of five nodes: a shop runs on it, one node is killed (ARGS="--for 30s")
+	cargo run --release --locked -p sagemesh-daemon --bin sagemesh -- demo $(ARGS)
 
 test: setup ## Run all tests, as CI does; as root also those that mount
 	cargo test --workspace --locked

@@ -66,7 +66,16 @@ grpcurl() {
     GOBIN="$bin" go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version"
 }
 
+# Nodes in network namespaces of their own: as root only.
+namespaces() {
+    if [ "$(id -u)" != 0 ]; then return; fi
+    command_of ip iproute2
+    command_of nft nftables
+    command_of nsenter util-linux
+}
+
 rust
+namespaces
 command_of cc build-essential
 command_of cmake cmake
 command_of openssl openssl

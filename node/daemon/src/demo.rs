@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -30,8 +30,6 @@ use story::{Seen, Story};
 use verdict::Verdict;
 use watch::Said;
 
-/// Calls a second.
-const RATE: &str = "50";
 /// How often the customers print, and the picture is drawn.
 const LINE_EVERY: Duration = Duration::from_millis(250);
 /// How long until all nodes are linked and all services well.
@@ -53,6 +51,9 @@ pub struct Args {
     /// How long customers buy, such as `60s` or `2m` [8s to 60m]
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = time)]
     pub time: Duration,
+    /// Calls a second by all customers; behind each are eight more [1 to 400]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=400))]
+    pub rate: u16,
     /// Prints line by line, as where standard output is no terminal
     #[arg(long)]
     pub plain: bool,
@@ -112,7 +113,9 @@ async fn perform(args: &Args) -> anyhow::Result<()> {
     let mut services = Vec::new();
     for role in place::SERVING {
         for idx in place::nodes_of(role, n_nodes) {
-            services.push(start_part(&mut fleet, role, idx, &programs, Output::Log)?);
+            let arguments = place::arguments(role, fleet.node(idx));
+            let program = place::program(role, &programs);
+            services.push(fleet.spawn_in(idx, role.name(), &program, &arguments, Output::Log)?);
         }
     }
     let n_services = services.len();
@@ -136,7 +139,7 @@ async fn perform(args: &Args) -> anyhow::Result<()> {
     }
     say(&format!("all joined and {n_services} services are up after {start_s:.1} s"))?;
 
-    let mut customers = start_part(&mut fleet, Role::Load, place::CUSTOMERS, &programs, Output::Pipe)?;
+    let mut customers = start_customers(&mut fleet, args.rate)?;
     let printed = customers.stdout.take().context("the customers' output is not there")?;
     let mut reading = JoinSet::new();
     reading.spawn(watch::calls(printed, out));
@@ -176,19 +179,15 @@ fn work_folder() -> anyhow::Result<PathBuf> {
     Ok(place.join(format!("sagemesh-demo-{}", rustix::process::geteuid().as_raw())))
 }
 
-fn start_part(
-    fleet: &mut Fleet,
-    role: Role,
-    idx: usize,
-    programs: &Path,
-    output: Output,
-) -> anyhow::Result<Child> {
-    let mut arguments = place::arguments(role, fleet.node(idx));
-    if role == Role::Load {
-        let every = LINE_EVERY.as_millis().to_string();
-        arguments.extend(["--rate", RATE, "--every-ms", &every].map(str::to_owned));
-    }
-    fleet.spawn_in(idx, role.name(), &place::program(role, programs), &arguments, output)
+fn start_customers(fleet: &mut Fleet, rate: u16) -> anyhow::Result<Child> {
+    let mut arguments = place::arguments(Role::Load, fleet.node(place::CUSTOMERS));
+    // Enough for all calls that can wait for an answer, which they do for two seconds at most.
+    let callers = (u32::from(rate) * 5 / 2).to_string();
+    let (rate, every) = (rate.to_string(), LINE_EVERY.as_millis().to_string());
+    let load = ["--rate", &rate, "--callers", &callers, "--every-ms", &every];
+    arguments.extend(load.map(str::to_owned));
+    let program = place::program(Role::Load, &fleet.programs());
+    fleet.spawn_in(place::CUSTOMERS, Role::Load.name(), &program, &arguments, Output::Pipe)
 }
 
 /// Waits until all nodes are linked and all services well.
@@ -265,10 +264,11 @@ impl Shown {
         if let Some(screen) = &self.screen {
             return screen.draw(&picture::lines(story, whole)).context("failed to draw");
         }
-        for (at, text) in story.remarks.iter().skip(self.n_remarks) {
+        let n_new = story.n_remarks - self.n_remarks;
+        for (at, text) in story.remarks.iter().skip(story.remarks.len().saturating_sub(n_new)) {
             say(&picture::remark(*at, text))?;
         }
-        self.n_remarks = story.remarks.len();
+        self.n_remarks = story.n_remarks;
         let elapsed = story.elapsed();
         if elapsed.as_secs() > self.at_s {
             self.at_s = elapsed.as_secs();

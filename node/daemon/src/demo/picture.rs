@@ -15,7 +15,7 @@ const WIDTH: usize = 80;
 /// Remarks that are shown.
 const REMARKS: usize = 8;
 /// Cells of the bar that shows how much time has passed.
-const BAR: usize = 24;
+const BAR: usize = 20;
 
 /// A terminal without a cursor, until it is dropped.
 #[derive(Debug)]
@@ -60,11 +60,9 @@ pub(super) fn lines(story: &Story, whole: Duration) -> Vec<String> {
     let done = (elapsed.as_secs_f64() / whole.as_secs_f64() * BAR as f64) as usize;
     let mut lines = vec![
         format!(
-            "SageMesh demo: a shop on {} nodes{:>13}{:>3} of {} s [{}{}]",
-            story.nodes.len(),
-            "",
-            elapsed.as_secs(),
-            whole.as_secs(),
+            "{:<41} {:>15} [{}{}]",
+            format!("SageMesh demo: a shop on {} nodes", story.nodes.len()),
+            format!("{} of {} s", elapsed.as_secs(), whole.as_secs()),
             "#".repeat(done),
             ".".repeat(BAR - done)
         ),
@@ -176,6 +174,7 @@ mod tests {
         };
         story.hear(Said::Peers(0, vec![peer(Liveness::Alive)]));
         let shown = lines(&story, Duration::from_secs(60));
+        assert!(shown[0].ends_with(']'), "{}", shown[0]);
         assert!(shown[4].contains("alive") && shown[4].contains("ML-DSA-65"), "{}", shown[4]);
         story.lose(1);
         story.hear(Said::Peers(0, vec![peer(Liveness::Dead)]));
@@ -184,7 +183,7 @@ mod tests {
         story.hear(Said::Calls(Line { calls: 10, ok: 7, failed: 3, by_reason, ..Line::default() }));
         let shown = lines(&story, Duration::from_secs(60));
         assert!(shown[4].contains("dead"), "{}", shown[4]);
-        assert!(shown.iter().any(|line| line.contains("node-1 holds node-2 dead")), "{shown:#?}");
+        assert!(shown.iter().any(|line| line.contains("node-1 holds node-2 dead after")), "{shown:#?}");
         assert!(shown.iter().all(|line| line.chars().count() <= WIDTH), "{shown:#?}");
         assert!(shown.iter().any(|line| line.starts_with("failed    3 of 10")), "{shown:#?}");
     }

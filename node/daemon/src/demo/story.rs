@@ -1,5 +1,6 @@
 //! What happened so far, from what was said: who is there, how calls fare, and what the loss of a node did.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ pub(super) struct Story {
     pub(super) signatures: BTreeSet<String>,
     /// What was worth a line, and when.
     pub(super) remarks: VecDeque<(Duration, String)>,
+    /// How many there were in all.
+    pub(super) n_remarks: usize,
     pub(super) has_ended: bool,
 }
 
@@ -79,6 +82,7 @@ impl Story {
             groups: BTreeSet::new(),
             signatures: BTreeSet::new(),
             remarks: VecDeque::new(),
+            n_remarks: 0,
             has_ended: false,
         }
     }
@@ -162,6 +166,7 @@ impl Story {
         if self.remarks.len() == REMARKS_MAX {
             self.remarks.pop_front();
         }
+        self.n_remarks += 1;
         self.remarks.push_back((self.elapsed(), text));
     }
 
@@ -220,24 +225,31 @@ impl Story {
 impl Loss {
     /// What one survivor has of the node now. Answers what is worth a line.
     fn hear(&mut self, idx: usize, observer: &str, peer: &Peer, n_nodes: usize) -> Vec<String> {
-        let (lost, mut remarks) = (&peer.node, Vec::new());
+        let lost = &peer.node;
         let since = |at: Instant| at.elapsed().as_secs_f64();
-        match peer.liveness() {
-            Liveness::Suspect | Liveness::Dead if self.restarted.is_none() => {
-                if !self.noticed.contains_key(&idx) {
-                    self.noticed.insert(idx, Instant::now());
-                    remarks.push(format!("{observer} misses {lost} after {:.1} s", since(self.at)));
-                }
-                if peer.liveness() == Liveness::Dead && !self.dead.contains_key(&idx) {
-                    self.dead.insert(idx, Instant::now());
-                    remarks.push(format!("{observer} holds {lost} dead after {:.1} s", since(self.at)));
-                }
+        let n_others = n_nodes - 1;
+        let mut remarks = Vec::new();
+        let mut note = |times: &mut BTreeMap<usize, Instant>, (one, all): (&str, &str)| {
+            let Entry::Vacant(first) = times.entry(idx) else { return };
+            first.insert(Instant::now());
+            let after = since(self.at);
+            if times.len() == 1 {
+                remarks.push(format!("{observer} {one} after {after:.1} s, as the first"));
             }
-            Liveness::Alive if peer.linked => {
-                if let Some(restarted) = self.restarted
-                    && self.back.insert(idx)
-                    && self.back.len() == n_nodes - 1
-                {
+            if times.len() == n_others {
+                remarks.push(format!("all nodes {all} after {after:.1} s"));
+            }
+        };
+        match (peer.liveness(), self.restarted) {
+            (Liveness::Suspect, None) => {
+                note(&mut self.noticed, (&format!("misses {lost}"), &format!("miss {lost}")));
+            }
+            (Liveness::Dead, None) => {
+                note(&mut self.noticed, (&format!("misses {lost}"), &format!("miss {lost}")));
+                note(&mut self.dead, (&format!("holds {lost} dead"), &format!("hold {lost} dead")));
+            }
+            (Liveness::Alive, Some(restarted)) if peer.linked && self.back.insert(idx) => {
+                if self.back.len() == n_others {
                     self.all_back = Some(restarted.elapsed());
                     remarks.push(format!("all nodes have {lost} back after {:.1} s", since(restarted)));
                 }
