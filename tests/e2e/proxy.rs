@@ -22,7 +22,10 @@ async fn a_call_arrives_whole_and_so_does_its_answer() {
         answer.is_ok();
         assert_eq!(answer.body, message(0, b"hello"));
         assert_eq!(answer.headers["served-by"], "nas");
-        assert_eq!((&answer.headers["reply-bin"], &answer.trailers["trailing-bin"]), (&"AAEC".parse().unwrap(), &"//8".parse().unwrap()));
+        assert_eq!(
+            (&answer.headers["reply-bin"], &answer.trailers["trailing-bin"]),
+            (&"AAEC".parse().unwrap(), &"//8".parse().unwrap())
+        );
     }
     let made = pi.handle.connections();
     assert_eq!(made.len(), 1, "one connection carries all: {made:?}");
@@ -55,8 +58,14 @@ async fn headers_pass_but_for_those_of_the_mesh() {
     assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("sagemesh-")), "{answer:?}");
     let seen = service.seen.last().headers;
     assert_eq!(seen["traceparent"], "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-    assert_eq!((&seen["authorization"], &seen["key-bin"]), (&"Bearer x".parse().unwrap(), &"AAECAw".parse().unwrap()));
-    assert_eq!((&seen["te"], &seen["grpc-encoding"]), (&"trailers".parse().unwrap(), &"gzip".parse().unwrap()));
+    assert_eq!(
+        (&seen["authorization"], &seen["key-bin"]),
+        (&"Bearer x".parse().unwrap(), &"AAECAw".parse().unwrap())
+    );
+    assert_eq!(
+        (&seen["te"], &seen["grpc-encoding"]),
+        (&"trailers".parse().unwrap(), &"gzip".parse().unwrap())
+    );
     let cert = format!("By={};URI={}", nas.node.service("echo"), pi.node.service("web"));
     assert_eq!(seen.get_all("x-forwarded-client-cert").iter().collect::<Vec<_>>(), [&cert]);
     assert!(!seen.keys().any(|name| name.as_str().starts_with("sagemesh-")), "{seen:?}");
@@ -183,7 +192,9 @@ async fn a_cancelled_call_is_cancelled_at_the_service() {
 async fn who_is_no_service_is_told_which_selector_would_make_it_one() {
     let (_street, pi, _nas, service) = Street::pair().await;
     let mut client = pi.client().await;
-    pi.change(|table| table.local.values_mut().for_each(|local| local.selectors = vec![attest::Selector::Uid(1)]));
+    pi.change(|table| {
+        table.local.values_mut().for_each(|local| local.selectors = vec![attest::Selector::Uid(1)])
+    });
     let answer = client.echo(b"").await;
     answer.is_refused(Reason::CallerUnmapped);
     let exe = std::env::current_exe().unwrap();
@@ -208,7 +219,9 @@ async fn who_is_no_service_is_told_which_selector_would_make_it_one() {
 async fn services_that_nobody_offers_are_unknown() {
     let (_street, pi, _nas, _service) = Street::pair().await;
     let mut client = pi.client().await;
-    for authority in ["nope", "localhost", "127.0.0.1:7480", "echo.svc.other.mesh", "echo.nas.home.mesh", "Echo"] {
+    for authority in
+        ["nope", "localhost", "127.0.0.1:7480", "echo.svc.other.mesh", "echo.nas.home.mesh", "Echo"]
+    {
         let answer = client.ask(request(authority, "Echo"), message(0, b"")).await;
         answer.is_refused(Reason::ServiceUnknown);
         assert!(answer.message().contains(authority.split(':').next().unwrap()), "{answer:?}");
@@ -225,7 +238,9 @@ async fn a_denied_caller_reads_the_line_that_would_let_it() {
     assert!(answer.message().contains("allow = [\"svc/web\"]"), "{answer:?}");
     assert_eq!((service.seen.n(), nas.handle.refused(Reason::PolicyDenied)), (0, 1));
     // The same connection is judged anew by a new policy.
-    nas.change(|table| table.local.values_mut().for_each(|local| local.policy.allow.push("*".parse().unwrap())));
+    nas.change(|table| {
+        table.local.values_mut().for_each(|local| local.policy.allow.push("*".parse().unwrap()))
+    });
     client.echo(b"").await.is_ok();
 }
 

@@ -8,10 +8,10 @@ use identity::verify::{Who, verify};
 use identity::{Member, Members, Role};
 use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, PublicKeyData, SanType, SigningKey};
 use rustls::pki_types::CertificateDer;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer;
 use types::key::{Algorithm, KeySlot, Keys, PublicKey};
 use types::{Envelope, Now, Reason, Refusal, SpiffeId};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::world::{Mesh, Node, fresh_keys};
 

@@ -62,7 +62,10 @@ pub fn config() -> Config {
 
 /// What selects this process.
 pub fn me() -> Vec<Selector> {
-    vec![Selector::Uid(std::fs::metadata("/proc/self").unwrap().uid()), Selector::Exe(std::env::current_exe().unwrap())]
+    vec![
+        Selector::Uid(std::fs::metadata("/proc/self").unwrap().uid()),
+        Selector::Exe(std::env::current_exe().unwrap()),
+    ]
 }
 
 pub fn grpc(address: SocketAddr) -> Option<Backend> {
@@ -159,7 +162,13 @@ impl House {
     }
 
     /// A connection to another node's inbound port as a service of this node, past its own proxy.
-    pub async fn direct(&self, net: &Net, own: &str, to: &SpiffeId, at: SocketAddr) -> Result<Client, tls::Error> {
+    pub async fn direct(
+        &self,
+        net: &Net,
+        own: &str,
+        to: &SpiffeId,
+        at: SocketAddr,
+    ) -> Result<Client, tls::Error> {
         let svids = net.svids(&self.node, &self.node.service(own));
         let client = tls::Client::new(tls::Pq::Require, vec![b"h2".to_vec()], svids, net.map.subscribe());
         let stream = TcpStream::connect(at).await.unwrap();
