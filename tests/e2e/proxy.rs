@@ -1,6 +1,9 @@
 //! Calls between services of real members: what arrives, what is refused, and what a failure does to a call.
 
 mod backend;
+mod connecting;
+mod failing;
+mod hostile;
 mod street;
 
 use std::time::{Duration, Instant};
@@ -9,8 +12,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use types::Reason;
 
-use self::backend::{Service, send};
-use self::street::{Street, grpc, message, receive, request};
+use self::backend::{DRIPS, send};
+use self::street::{Street, message, receive, request};
 use crate::town::within;
 
 #[tokio::test]
@@ -138,6 +141,28 @@ async fn a_slow_reader_holds_no_more_than_its_window() {
 }
 
 #[tokio::test]
+async fn many_small_pieces_that_nobody_reads_cost_nobody_the_connection() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let (mut lazy, mut other) = (pi.client().await, pi.client().await);
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let (response, mut sink) = lazy.begin(request("echo", "Drip"));
+        sink.send_data(message(0, b""), true).unwrap();
+        unread.push(within("headers", response).await.unwrap().into_parts());
+    }
+    for _ in 0..300 {
+        other.echo(b"meanwhile").await.is_ok();
+    }
+    let sent: Vec<u8> = (0..DRIPS).flat_map(u32::to_be_bytes).collect();
+    for (head, body) in unread {
+        let answer = within("the end", receive(head, body)).await.unwrap();
+        answer.is_ok();
+        assert!(answer.body == sent);
+    }
+    assert_eq!(pi.handle.count(proxy::Count::UpstreamConnection), 1);
+}
+
+#[tokio::test]
 async fn answers_of_trailers_only_and_resets_pass_as_they_are() {
     let (_street, pi, _nas, _service) = Street::pair().await;
     let mut client = pi.client().await;
@@ -193,7 +218,7 @@ async fn who_is_no_service_is_told_which_selector_would_make_it_one() {
     let (_street, pi, _nas, service) = Street::pair().await;
     let mut client = pi.client().await;
     pi.change(|table| {
-        table.local.values_mut().for_each(|local| local.selectors = vec![attest::Selector::Uid(1)])
+        table.local.values_mut().for_each(|local| local.selectors = vec![attest::Selector::Uid(1)]);
     });
     let answer = client.echo(b"").await;
     answer.is_refused(Reason::CallerUnmapped);
@@ -239,7 +264,7 @@ async fn a_denied_caller_reads_the_line_that_would_let_it() {
     assert_eq!((service.seen.n(), nas.handle.refused(Reason::PolicyDenied)), (0, 1));
     // The same connection is judged anew by a new policy.
     nas.change(|table| {
-        table.local.values_mut().for_each(|local| local.policy.allow.push("*".parse().unwrap()))
+        table.local.values_mut().for_each(|local| local.policy.allow.push("*".parse().unwrap()));
     });
     client.echo(b"").await.is_ok();
 }
@@ -261,36 +286,6 @@ async fn what_is_not_grpc_is_turned_away() {
 }
 
 #[tokio::test]
-async fn an_inbound_connection_is_for_the_service_that_its_hello_names() {
-    let (street, pi, nas, service) = Street::pair().await;
-    let echo = nas.node.service("echo");
-    let mut client = pi.direct(&street.net, "web", &echo, nas.inbound).await.unwrap();
-    for authority in ["echo", "echo.svc.home.mesh", "echo.nas.home.mesh:7450"] {
-        let mut asked = request(authority, "Echo");
-        asked.headers_mut().insert("x-forwarded-client-cert", "URI=spiffe://root".parse().unwrap());
-        let answer = client.ask(asked, message(0, b"x")).await;
-        answer.is_ok();
-        assert!(!answer.headers.contains_key("sagemesh-server-us"), "nobody asked for it");
-        let cert = format!("By={echo};URI={}", pi.node.service("web"));
-        assert_eq!(service.seen.last().headers["x-forwarded-client-cert"], cert);
-    }
-    for authority in ["web", "nas.home.mesh", "echo.pi.home.mesh", "echo.svc.other.mesh"] {
-        client.ask(request(authority, "Echo"), message(0, b"")).await.is_refused(Reason::ServiceUnknown);
-    }
-    assert_eq!(service.seen.n(), 3);
-    // Who calls past a proxy is counted where the call arrives.
-    let stats = nas.handle.stats();
-    assert_eq!((stats.len(), stats[0].1.by_status[0], stats[0].1.by_status[5]), (1, 3, 4));
-    let other = pi.direct(&street.net, "web", &nas.node.service("nope"), nas.inbound).await;
-    assert!(other.is_err());
-    nas.refuses(Reason::ServiceUnknown, 5).await;
-    let nobody = pi.direct(&street.net, "web", &nas.node.id(), nas.inbound).await;
-    assert!(nobody.is_err());
-    nas.refuses(Reason::ServiceUnknown, 6).await;
-    assert_eq!(nas.handle.count(proxy::Count::InboundRefused), 2);
-}
-
-#[tokio::test]
 async fn the_gap_between_two_proxies_is_measured_and_calls_are_counted_where_they_began() {
     let (_street, pi, nas, _service) = Street::pair().await;
     let mut client = pi.client().await;
@@ -309,226 +304,4 @@ async fn the_gap_between_two_proxies_is_measured_and_calls_are_counted_where_the
     assert!(stats.gap.quantile(0.5).unwrap() < Duration::from_millis(40), "{stats:?}");
     assert_eq!((stats.request_bytes, stats.in_flight), (4 * 6, 0));
     assert!(pi.handle.stats().is_empty() && nas.handle.stats().is_empty());
-}
-
-#[tokio::test]
-async fn when_no_endpoint_can_be_reached_the_caller_hears_why() {
-    let (_street, pi, nas, service) = Street::pair().await;
-    let mut client = pi.client().await;
-    // The service is gone and its node is there.
-    service.stop.cancel();
-    let answer = within("a refusal", async {
-        loop {
-            // Its connections break a moment after it stopped.
-            let answer = client.echo(b"").await;
-            if answer.reason() == Some(Reason::EndpointUnreachable) {
-                return answer;
-            }
-        }
-    });
-    assert!(answer.await.message().contains(&service.address.to_string()));
-    nas.change(|table| {
-        let backend = table.local.values_mut().next().unwrap().backend.as_mut().unwrap();
-        backend.health = Err(Reason::ServiceUnhealthy.because("its check says so"));
-    });
-    let answer = client.echo(b"").await;
-    answer.is_refused(Reason::ServiceUnhealthy);
-    assert!(answer.message().starts_with("its check says so (SERVICE_UNHEALTHY): "), "{answer:?}");
-    // The node is gone.
-    nas.stop.cancel();
-    within("a stop", nas.stopped.cancelled()).await;
-    client.echo(b"").await.is_refused(Reason::EndpointUnreachable);
-}
-
-#[tokio::test]
-async fn an_endpoint_that_accepts_and_never_answers_costs_a_second_and_no_more() {
-    let (mut street, pi, nas, _service) = Street::pair().await;
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    street.offer(&nas, "echo", silent.local_addr().unwrap());
-    let endpoints = street.endpoints();
-    pi.change(|table| table.endpoints = endpoints);
-    let begun = Instant::now();
-    let answer = pi.client().await.echo(b"").await;
-    answer.is_refused(Reason::EndpointUnreachable);
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-}
-
-#[tokio::test]
-async fn a_service_that_dies_in_the_middle_of_a_call_loses_it_and_says_so() {
-    let (_street, pi, _nas, _service) = Street::pair().await;
-    let mut client = pi.client().await;
-    let answer = client.ask(request("echo", "Die"), message(0, b"")).await;
-    assert_eq!((&*answer.body, answer.reason()), (&b"begun"[..], Some(Reason::CallLost)));
-    client.echo(b"it is back").await.is_ok();
-}
-
-#[tokio::test]
-async fn a_revoked_peer_is_cut_off_in_the_middle_of_its_calls() {
-    let (mut street, pi, nas, service) = Street::pair().await;
-    let mut client = pi.client().await;
-    client.echo(b"").await.is_ok();
-    let (response, mut sink) = client.begin(request("echo", "Hang"));
-    send(&mut sink, message(0, b"")).await.unwrap();
-    within("a call", async {
-        while service.seen.n() < 2 {
-            service.seen.begun.notified().await;
-        }
-    })
-    .await;
-    street.net.mesh.revoke(&pi.node);
-    street.net.publish();
-    let (head, body) = within("an end", response).await.unwrap().into_parts();
-    within("an end", receive(head, body)).await.unwrap().is_refused(Reason::CallLost);
-    within("a reset", service.seen.was_reset.notified()).await;
-    assert_eq!(nas.handle.count(proxy::Count::ConnectionCut), 1);
-    client.echo(b"").await.is_refused(Reason::EndpointUnreachable);
-    nas.refuses(Reason::MemberRevoked, 1).await;
-    assert_eq!(service.seen.n(), 2);
-}
-
-#[tokio::test]
-async fn calls_shift_to_the_endpoint_that_is_left() {
-    let (mut street, pi, nas, one) = Street::pair().await;
-    let two = Service::start("tv").await;
-    let tv = street.house("tv", "echo", grpc(two.address), "svc/web").await;
-    let endpoints = street.endpoints();
-    pi.change(|table| table.endpoints = endpoints);
-    let mut client = pi.client().await;
-    within("calls at both", async {
-        while one.seen.n() == 0 || two.seen.n() == 0 {
-            client.echo(b"").await.is_ok();
-        }
-    })
-    .await;
-    // A service that dies while its node lives: no call is lost that it has not seen.
-    one.stop.cancel();
-    let mut n_lost = 0;
-    for _ in 0..50 {
-        let answer = client.echo(b"x").await;
-        match answer.reason() {
-            None => answer.is_ok(),
-            Some(_) => n_lost += 1,
-        }
-    }
-    assert!(n_lost <= 1, "{n_lost} calls failed");
-    // A node that stops tells its callers first: none is lost.
-    nas.stop.cancel();
-    for _ in 0..50 {
-        client.echo(b"x").await.is_ok();
-    }
-    within("a stop", nas.stopped.cancelled()).await;
-    for _ in 0..50 {
-        client.echo(b"x").await.is_ok();
-    }
-    drop(tv);
-}
-
-#[tokio::test]
-async fn a_path_that_falls_silent_is_noticed_and_its_calls_are_lost() {
-    let (mut street, pi, nas, _service) = Street::pair().await;
-    let path = street::Path::to(nas.inbound).await;
-    street.offer(&nas, "echo", path.address);
-    let endpoints = street.endpoints();
-    pi.change(|table| table.endpoints = endpoints);
-    let mut client = pi.client().await;
-    client.echo(b"").await.is_ok();
-    let (response, mut sink) = client.begin(request("echo", "Begin"));
-    send(&mut sink, message(0, b"")).await.unwrap();
-    let (head, body) = within("headers", response).await.unwrap().into_parts();
-    path.falls_silent();
-    let begun = Instant::now();
-    let answer = within("an end", receive(head, body)).await.unwrap();
-    assert_eq!(answer.reason(), Some(Reason::CallLost));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
-    assert_eq!(pi.handle.count(proxy::Count::UpstreamSilent), 1);
-}
-
-#[tokio::test]
-async fn calls_end_before_the_node_does() {
-    let (_street, pi, nas, _service) = Street::pair().await;
-    let mut client = pi.client().await;
-    client.echo(b"").await.is_ok();
-    for house in [&nas, &pi] {
-        let (response, mut sink) = client.begin(request("echo", "Echo"));
-        send(&mut sink, message(0, b"first")).await.unwrap();
-        let (head, body) = within("headers", response).await.unwrap().into_parts();
-        house.stop.cancel();
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        send(&mut sink, message(0, b"last")).await.unwrap();
-        sink.send_data(Bytes::new(), true).unwrap();
-        let answer = within("an end", receive(head, body)).await.unwrap();
-        answer.is_ok();
-        assert_eq!(answer.body, [message(0, b"first"), message(0, b"last")].concat());
-        within("a stop", house.stopped.cancelled()).await;
-        if house.inbound == nas.inbound {
-            return;
-        }
-    }
-}
-
-#[tokio::test]
-async fn callers_connect_by_a_unix_socket_as_well() {
-    let mut street = Street::new();
-    let service = Service::start("nas").await;
-    let _nas = street.house("nas", "echo", grpc(service.address), "*").await;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("proxy.sock");
-    let config = proxy::Config { socket: Some(path.clone()), ..street::config() };
-    let pi = street.house_with("pi", "web", None, "", config).await;
-    let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-    street::Client::over(stream).await.echo(b"x").await.is_ok();
-    pi.stop.cancel();
-    within("a stop", pi.stopped.cancelled()).await;
-    assert!(!path.exists());
-}
-
-#[tokio::test]
-async fn tunnels_carry_bytes_and_half_closed_ends() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut street = Street::new();
-    // A service that answers only once its caller has finished.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    street.tasks.spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut all = Vec::new();
-            if stream.read_to_end(&mut all).await.is_ok() {
-                all.reverse();
-                let _ = stream.write_all(&all).await;
-            }
-        }
-    });
-    let backend = proxy::Backend { address, protocol: proxy::Protocol::Tcp, health: Ok(()) };
-    let nas = street.house("nas", "db", Some(backend), "svc/web").await;
-    let tunnel = proxy::Tunnel { listen: "127.0.0.1:0".parse().unwrap(), service: "db".parse().unwrap() };
-    let config = proxy::Config { tunnels: vec![tunnel], ..street::config() };
-    let pi = street.house_with("pi", "web", None, "", config).await;
-    let talk = async |bytes: &[u8]| {
-        let mut stream = tokio::net::TcpStream::connect(pi.tunnels[0]).await.unwrap();
-        let mut back = Vec::new();
-        let spoken = async {
-            let (mut reader, mut writer) = stream.split();
-            let write = async {
-                writer.write_all(bytes).await?;
-                writer.shutdown().await
-            };
-            let (_, read) = tokio::join!(write, reader.read_to_end(&mut back));
-            read
-        };
-        within("an answer", spoken).await.map(|_| back)
-    };
-    assert_eq!(talk(b"abc").await.unwrap(), b"cba");
-    let big: Vec<u8> = (0..1_u32 << 20).flat_map(u32::to_be_bytes).collect();
-    let back = talk(&big).await.unwrap();
-    assert!(back.iter().rev().eq(&big));
-    // gRPC to it is refused with advice, and so is a tunnel to who does not want it.
-    pi.client().await.ask(request("db", "Echo"), message(0, b"")).await.is_refused(Reason::RequestMalformed);
-    nas.change(|table| table.local.values_mut().for_each(|local| local.policy.allow.clear()));
-    assert!(talk(b"abc").await.is_ok_and(|back| back.is_empty()) || talk(b"abc").await.is_err());
-    pi.refuses(Reason::PolicyDenied, 1).await;
-    nas.refuses(Reason::PolicyDenied, 1).await;
-    pi.change(|table| table.local.values_mut().for_each(|local| local.selectors.clear()));
-    let _ = talk(b"abc").await;
-    pi.refuses(Reason::CallerUnmapped, 1).await;
 }

@@ -15,7 +15,7 @@ use tokio::time::sleep_until;
 
 use types::{Reason, Refusal};
 
-use crate::body::{Body, Broken, finish, forward};
+use crate::body::{Body, Broken, Kept, finish, forward};
 use crate::headers;
 use crate::link::Lease;
 use crate::refusal;
@@ -26,7 +26,8 @@ const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A call that is not answered yet. Dropped, its stream is reset.
 pub(crate) struct Call {
     pub(crate) head: Parts,
-    pub(crate) body: Body,
+    body: Body,
+    kept: Kept,
     respond: SendResponse<Bytes>,
 }
 
@@ -80,6 +81,15 @@ pub(crate) struct Carried {
     pub(crate) response_bytes: u64,
 }
 
+/// How an attempt is made.
+#[derive(Clone, Copy)]
+struct Terms {
+    limits: Limits,
+    started: Instant,
+    /// Whether the other end is a proxy, whose word counts that a call reached no server. A service's does not.
+    is_to_proxy: bool,
+}
+
 /// Why a call stopped before its end.
 enum Stop {
     Cancelled,
@@ -124,7 +134,7 @@ impl<F: Future<Output = Result<(), Broken>>> Upload<'_, F> {
 impl Call {
     pub(crate) fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
         let (head, body) = request.into_parts();
-        Self { head, body: Body::new(body), respond }
+        Self { head, body: Body::new(body), kept: Kept::default(), respond }
     }
 
     /// Answers with a refusal. If the caller has gone away, nobody hears it.
@@ -157,11 +167,11 @@ impl Call {
         lease: &mut Lease,
         head: Request<()>,
         limits: Limits,
-        on_head: impl FnMut(&mut response::Parts, &Timing, bool),
+        mut on_head: impl FnMut(&mut response::Parts, &Timing, bool),
     ) -> Carried {
-        let Self { head: kept_head, mut body, mut respond } = self;
+        let Self { head: own_head, mut body, kept, mut respond } = self;
         let mut response_bytes = 0;
-        let started = Instant::now();
+        let terms = Terms { limits, started: Instant::now(), is_to_proxy: lease.link.is_to_proxy() };
         let outcome = match lease.send(head, body.is_empty()) {
             Err(err) => Err(Stop::Broken(err)),
             Ok((response, sink)) => {
@@ -169,17 +179,21 @@ impl Call {
                 let sending = pin!(async {
                     match is_whole {
                         true => Ok(()),
-                        false => body.send(sink).await,
+                        false => body.send(&kept, sink).await,
                     }
                 });
                 let upload = Upload { sending, is_done: false, sent_at: None };
-                relay(response, &mut respond, upload, (limits, started), on_head, &mut response_bytes).await
+                let on_head = |head: &mut response::Parts, timing: &Timing, is_end| {
+                    kept.release();
+                    on_head(head, timing, is_end);
+                };
+                relay(response, &mut respond, upload, terms, on_head, &mut response_bytes).await
             }
         };
         let request_bytes = body.n_bytes;
         let sent = match outcome {
             Ok(end) => Sent::Ended(end),
-            Err(stop) => Self { head: kept_head, body, respond }.stopped(stop),
+            Err(stop) => Self { head: own_head, body, kept, respond }.stopped(stop),
         };
         Carried { sent, request_bytes, response_bytes }
     }
@@ -192,7 +206,7 @@ impl Call {
                 self.refuse(&timed_out());
                 End::TimedOut
             }
-            Stop::TurnedAway(head, reason) if self.body.is_whole() => {
+            Stop::TurnedAway(head, reason) if self.kept.is_whole() => {
                 let refusal = turned_away(&head, reason);
                 return Sent::Unsent(Box::new(self), refusal);
             }
@@ -204,7 +218,7 @@ impl Call {
             Stop::Broken(err) if is_unsent(&err) => {
                 let refusal =
                     Reason::EndpointUnreachable.because(format!("the other end took no call: {err}"));
-                if self.body.is_whole() {
+                if self.kept.is_whole() {
                     return Sent::Unsent(Box::new(self), refusal);
                 }
                 self.refuse(&refusal);
@@ -230,18 +244,21 @@ async fn relay<F: Future<Output = Result<(), Broken>>>(
     response: ResponseFuture,
     respond: &mut SendResponse<Bytes>,
     mut upload: Upload<'_, F>,
-    (limits, started): (Limits, Instant),
+    terms: Terms,
     mut on_head: impl FnMut(&mut response::Parts, &Timing, bool),
     n_bytes: &mut u64,
 ) -> Result<End, Stop> {
-    let (mut head, mut source) = await_head(response, respond, &mut upload, limits).await?.into_parts();
+    let (mut head, mut source) = await_head(response, respond, &mut upload, terms.limits).await?.into_parts();
     let is_end = source.is_end_stream();
-    if let Some(reason) = headers::unsent_by_peer(&head.headers).filter(|_| is_end) {
+    if is_end
+        && terms.is_to_proxy
+        && let Some(reason) = headers::unsent_by_peer(&head.headers)
+    {
         return Err(Stop::TurnedAway(head, reason));
     }
     let now = Instant::now();
     let own = upload.sent_at.map(|at| now - at);
-    on_head(&mut head, &Timing { latency: own.unwrap_or(now - started), own }, is_end);
+    on_head(&mut head, &Timing { latency: own.unwrap_or(now - terms.started), own }, is_end);
     let status = headers::status(&head.headers);
     let Ok(mut sink) = respond.send_response(Response::from_parts(head, ()), is_end) else {
         return Err(Stop::Cancelled);
@@ -249,7 +266,7 @@ async fn relay<F: Future<Output = Result<(), Broken>>>(
     if is_end {
         return Ok(End::Answered(status));
     }
-    let ended = await_end(&mut source, &mut sink, &mut upload, limits.deadline, n_bytes).await;
+    let ended = await_end(&mut source, &mut sink, &mut upload, terms.limits.deadline, n_bytes).await;
     Ok(conclude(ended, &mut sink, status))
 }
 

@@ -10,6 +10,8 @@ use crate::error::Error;
 
 /// Most tunnels of one node.
 const TUNNELS_MAX: usize = 256;
+/// How many times a connection's window may be spent on keeping track of small pieces.
+const PIECES_PER_WINDOW: usize = 4;
 /// Slow readers that one connection holds data for until all its calls wait.
 const WINDOWS_PER_CONNECTION: u32 = 16;
 
@@ -92,6 +94,12 @@ impl Config {
     /// Bytes of all bodies on one connection that may wait for slow readers.
     pub(crate) const fn connection_window(&self) -> u32 {
         self.window_bytes * WINDOWS_PER_CONNECTION
+    }
+
+    /// Bytes that `h2` may spend on keeping track of small pieces of bodies until they are read. By default it is
+    /// half a connection's window, which a burst of small messages exceeds between two turns of their reader.
+    pub(crate) const fn piece_budget(&self) -> usize {
+        self.connection_window() as usize * PIECES_PER_WINDOW
     }
 
     /// Refuses what is out of bounds.

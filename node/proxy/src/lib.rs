@@ -13,6 +13,8 @@ mod error;
 mod metrics;
 mod table;
 
+pub mod health;
+
 mod handle;
 mod room;
 
@@ -25,6 +27,7 @@ mod body;
 mod call;
 mod link;
 mod pool;
+mod pulse;
 mod serve;
 
 mod connections;

@@ -30,6 +30,7 @@ use crate::connections::{Connections, Direction, Listed, Load, Open};
 use crate::edges::{Edge, Edges};
 use crate::error::chain;
 use crate::metrics::{Count, Counts};
+use crate::pulse::{Felt, Pulse};
 use crate::socket;
 
 /// What gRPC calls are carried by.
@@ -77,13 +78,13 @@ pub(crate) struct Link {
     send: SendRequest<Bytes>,
     signals: Arc<Signals>,
     far: Option<Presented>,
+    address: SocketAddr,
     /// Between whom; absent for backends, whose callers differ from call to call.
     pub(crate) edge: Option<Arc<Edge>>,
 }
 
 /// The certificates under which a connection was made.
 struct Presented {
-    latest: watch::Receiver<Arc<Svids>>,
     own: Arc<Svids>,
     /// When the first of both ends' certificates ends.
     not_after: Timestamp,
@@ -115,6 +116,11 @@ impl Link {
         Some(Lease { link: Arc::clone(self) })
     }
 
+    /// Whether its other end is another node's proxy.
+    pub(crate) const fn is_to_proxy(&self) -> bool {
+        self.far.is_some()
+    }
+
     /// Calls on it now.
     pub(crate) fn n_calls(&self) -> usize {
         self.signals.load.n() as usize
@@ -125,12 +131,15 @@ impl Link {
         self.n_calls() < self.send.current_max_send_streams()
     }
 
-    /// Whether new calls may use it: its other end takes calls still, and both ends' certificates are the
-    /// current ones as far as this end knows. If not, it is let go after the calls that it carries.
-    pub(crate) fn is_current(&self) -> bool {
-        let is_fresh = self.far.as_ref().is_none_or(|far| {
-            Arc::ptr_eq(&far.own, &far.latest.borrow()) && far.not_after > Now::read().wall
-        });
+    /// Whether new calls to there may use it: its other end takes calls still, and both ends' certificates are
+    /// the current ones as far as this end knows. If not, it is let go after the calls that it carries.
+    pub(crate) fn is_current(&self, to: &To) -> bool {
+        let is_fresh = match (&self.far, to) {
+            (Some(made), To::Node(far)) => {
+                Arc::ptr_eq(&made.own, &far.svids.borrow()) && made.not_after > Now::read().wall
+            }
+            (_, to) => matches!(to, To::Backend(address) if *address == self.address),
+        };
         let mut send = self.send.clone();
         let takes_calls = std::future::poll_fn(|cx| send.poll_ready(cx)).now_or_never();
         let is_current = is_fresh && !matches!(takes_calls, Some(Err(_)));
@@ -197,7 +206,7 @@ async fn node(far: &Far, ground: &Ground, state: &watch::Sender<State>) -> Resul
     let edge = ground.edges.of(own.id.clone(), target.clone());
     let listed = ground.connections.list(Open::new(peer, address, Direction::Outbound));
     let signals = Signals { load: Arc::clone(&listed.open.load), ..Signals::default() };
-    let presented = Presented { latest: far.svids.clone(), own, not_after };
+    let presented = Presented { own, not_after };
     making.keep(signals, Some((presented, edge, listed)), ground, state).await;
     Ok(())
 }
@@ -244,8 +253,10 @@ pub(crate) fn unreachable(address: SocketAddr, why: &str) -> Refusal {
 /// A connection whose other end has answered.
 struct Made<T: AsyncRead + AsyncWrite + Unpin> {
     send: SendRequest<Bytes>,
-    connection: Connection<T, Bytes>,
+    connection: Connection<Felt<T>, Bytes>,
     ping: PingPong,
+    pulse: Pulse,
+    address: SocketAddr,
 }
 
 async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
@@ -254,6 +265,8 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
     address: SocketAddr,
 ) -> Result<Made<T>, Refusal> {
     let config = &ground.config;
+    let pulse = Pulse::default();
+    let stream = Felt::new(stream, pulse.clone());
     let shaking = async {
         let (send, mut connection) = builder(config).handshake(stream).await?;
         let mut ping = connection.ping_pong().expect("it is taken but once");
@@ -262,7 +275,7 @@ async fn handshake<T: AsyncRead + AsyncWrite + Unpin>(
                 ended?;
                 Err(h2::Reason::NO_ERROR.into())
             }
-            answered = ping.ping(Ping::opaque()) => answered.map(|_| Made { send, connection, ping }),
+            answered = ping.ping(Ping::opaque()) => answered.map(|_| Made { send, connection, ping, pulse, address }),
         }
     };
     match timeout(config.connect_timeout, shaking).await {
@@ -281,6 +294,7 @@ fn builder(config: &Config) -> Builder {
         .initial_connection_window_size(config.connection_window())
         .max_header_list_size(config.header_bytes_max)
         .max_send_buffer_size(config.window_bytes as usize)
+        .data_frame_budget(config.piece_budget())
         .max_concurrent_streams(0)
         .initial_max_send_streams(config.streams_max as usize)
         .max_concurrent_reset_streams(config.streams_max as usize)
@@ -297,13 +311,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         ground: &Ground,
         state: &watch::Sender<State>,
     ) {
-        let Self { send, mut connection, ping } = self;
+        let Self { send, mut connection, ping, pulse, address } = self;
         let signals = Arc::new(signals);
         let (far, edge, listed) = match far {
             Some((far, edge, listed)) => (Some(far), Some(edge), Some(listed)),
             None => (None, None, None),
         };
-        let link = Link { send, signals: Arc::clone(&signals), far, edge };
+        let link = Link { send, signals: Arc::clone(&signals), far, address, edge };
         state.send_replace(State::Open(Arc::new(link)));
         let retire = || {
             signals.load.close();
@@ -311,15 +325,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         };
         let cut = listed.as_ref().map(|listed| listed.open.cut.clone()).unwrap_or_default();
         // Servers that are not ours may take pings for an attack.
-        let ping = listed.is_some().then_some(ping);
+        let ping = listed.is_some().then_some((ping, pulse));
         let watching = pin!(watch_over(&signals, ping, &ground.config, retire));
         tokio::select! {
             ended = &mut connection => debug!(result = ?ended, "a connection ended"),
             () = cut.cancelled() => {}
             () = watching => {
                 ground.counts.add(Count::UpstreamSilent);
-                let address = listed.as_ref().map(|listed| listed.open.address.to_string());
-                info!(network.peer.address = address, "gave up a connection that fell silent");
+                info!(network.peer.address = %address, "gave up a connection that fell silent");
             }
         }
         retire();
@@ -328,7 +341,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
 
 /// Ends when the other end gives no sign of life while calls are in flight. Lets the connection go when it has
 /// been idle for long, or when it was replaced; it then ends by itself after its last call.
-async fn watch_over(signals: &Signals, mut ping: Option<PingPong>, config: &Config, retire: impl Fn()) {
+async fn watch_over(
+    signals: &Signals,
+    mut ping: Option<(PingPong, Pulse)>,
+    config: &Config,
+    retire: impl Fn(),
+) {
     let mut is_retired = false;
     loop {
         let is_idle = signals.load.n() == 0;
@@ -351,10 +369,23 @@ async fn watch_over(signals: &Signals, mut ping: Option<PingPong>, config: &Conf
                 retire();
             }
         } else if signals.load.n() > 0
-            && let Some(ping) = &mut ping
-            && !matches!(timeout(config.ping_timeout, ping.ping(Ping::opaque())).await, Ok(Ok(_)))
+            && let Some((ping, pulse)) = &mut ping
+            && is_silent(ping, pulse, config.ping_timeout).await
         {
             return;
+        }
+    }
+}
+
+/// Whether the other end answers no PING while nothing else comes from it either.
+async fn is_silent(ping: &mut PingPong, pulse: &Pulse, within: Duration) -> bool {
+    let mut pong = pin!(ping.ping(Ping::opaque()));
+    loop {
+        let n_before = pulse.n();
+        match timeout(within, &mut pong).await {
+            Ok(answered) => return answered.is_err(),
+            Err(_) if pulse.n() == n_before => return true,
+            Err(_) => {}
         }
     }
 }

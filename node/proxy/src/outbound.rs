@@ -77,11 +77,14 @@ pub(crate) fn target(endpoint: &EndpointId) -> SpiffeId {
 /// Who calls over one connection, by the table of the moment.
 struct Callers {
     owner: Result<Owner, Refusal>,
-    seen: Option<(Arc<Table>, Result<Arc<Caller>, Refusal>)>,
+    seen: Option<Seen>,
 }
 
+/// Who an owner is by one table.
+type Seen = (Arc<Table>, Result<Arc<Caller>, Refusal>);
+
 impl Callers {
-    fn caller(&mut self, shared: &Shared) -> (Arc<Table>, Result<Arc<Caller>, Refusal>) {
+    fn caller(&mut self, shared: &Shared) -> Seen {
         let table = Arc::clone(&shared.table.borrow());
         match &self.seen {
             Some((seen, caller)) if Arc::ptr_eq(seen, &table) => (table, caller.clone()),
@@ -104,12 +107,18 @@ pub(crate) async fn connection<T: AsyncRead + AsyncWrite + Unpin>(
     drain: CancellationToken,
 ) {
     shared.ground.counts.add(Count::OutboundConnection);
+    let is_told = owner.is_ok();
     if let Err(refusal) = &owner {
         info!(error.type = refusal.reason.code(), error = %refusal, "failed to tell who calls");
     }
     let mut callers = Callers { owner, seen: None };
-    let life = Life { drain, cut: CancellationToken::new(), load: Arc::<Load>::default() };
+    let drain = drain.child_token();
+    let life = Life { drain: drain.clone(), cut: CancellationToken::new(), load: Arc::<Load>::default() };
     let on_call = |incoming: Call| {
+        if !is_told {
+            // Another connection may be told from another.
+            drain.cancel();
+        }
         let (table, caller) = callers.caller(&shared);
         call(Arc::clone(&shared), table, caller, incoming)
     };
@@ -149,6 +158,8 @@ async fn call(shared: Arc<Shared>, table: Arc<Table>, caller: Result<Arc<Caller>
     };
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last: Option<Refusal> = None;
+    // Where no connection could be made; a call does not wait for that twice.
+    let mut is_unreachable = false;
     while tried.len() < ATTEMPTS_MAX {
         let attempt = if tried.is_empty() { Attempt::First } else { Attempt::Again(&tried) };
         let request = route::Request { service: &plan.service, deadline: plan.deadline, attempt };
@@ -159,15 +170,19 @@ async fn call(shared: Arc<Shared>, table: Arc<Table>, caller: Result<Arc<Caller>
                 break;
             }
         };
+        if is_unreachable && tried.last() == Some(&route.endpoint.id) {
+            break;
+        }
         if !tried.is_empty() {
             shared.ground.counts.add(Count::CallRetried);
         }
         let n_tried = tried.len();
         match attempt_at(&shared, &caller, &plan, &route, pending, (call, n_tried)).await {
             None => return,
-            Some((back, refusal)) => {
-                call = *back;
-                last = Some(refusal);
+            Some(back) => {
+                call = *back.call;
+                last = Some(back.refusal);
+                is_unreachable = back.is_unreachable;
                 tried.push(route.endpoint.id.clone());
             }
         }
@@ -187,7 +202,15 @@ fn refuse(shared: &Shared, call: Call, refusal: &Refusal) {
     call.refuse(refusal);
 }
 
-/// Tries a call at one endpoint. Answers the call, and why, if it reached no server there.
+/// A call that reached no server where it was tried, and why.
+struct Back {
+    call: Box<Call>,
+    refusal: Refusal,
+    /// Whether no connection could be made.
+    is_unreachable: bool,
+}
+
+/// Tries a call at one endpoint. Answers the call if it reached no server there.
 async fn attempt_at(
     shared: &Shared,
     caller: &Caller,
@@ -195,7 +218,7 @@ async fn attempt_at(
     route: &Route,
     pending: Pending,
     (mut call, n_tried): (Call, usize),
-) -> Option<(Box<Call>, Refusal)> {
+) -> Option<Back> {
     let far = caller.far(&route.endpoint);
     let (target, address) = (far.target.clone(), far.address);
     let lane = shared.pool.lane(Key { caller: caller.service.clone(), target, address });
@@ -215,7 +238,7 @@ async fn attempt_at(
         Ok(lease) => send(shared, plan, route, pending, (call, n_tried), lease).await,
         Err(refusal) => {
             pending.report(Outcome::Unsent);
-            Some((Box::new(call), refusal))
+            Some(Back { call: Box::new(call), refusal, is_unreachable: true })
         }
     }
 }
@@ -228,7 +251,7 @@ async fn send(
     pending: Pending,
     (call, n_tried): (Call, usize),
     mut lease: Lease,
-) -> Option<(Box<Call>, Refusal)> {
+) -> Option<Back> {
     let now = Instant::now();
     let limits = match plan.deadline {
         Some(_) => Limits { deadline: Some(route.deadline), answer_within: None },
@@ -256,7 +279,7 @@ async fn send(
         Sent::Ended(end) => (conclude(shared, end, &mut tally), None),
         Sent::Unsent(call, refusal) => {
             tally.is_void = true;
-            (Outcome::Unsent, Some((call, refusal)))
+            (Outcome::Unsent, Some(Back { call, refusal, is_unreachable: false }))
         }
     };
     if let Some(pending) = pending {

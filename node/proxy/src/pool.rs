@@ -86,7 +86,7 @@ impl Lane {
 
     fn pick(&self, to: &To, ground: &Arc<Ground>, tasks: &Tasks) -> watch::Receiver<State> {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.retain(|slot| is_live(slot) && open(slot).is_none_or(|link| link.is_current()));
+        slots.retain(|slot| is_live(slot) && open(slot).is_none_or(|link| link.is_current(to)));
         let has_room = |slot: &&watch::Receiver<State>| open(slot).is_none_or(|link| link.has_room());
         if let Some(slot) = slots.iter().find(has_room) {
             return slot.clone();

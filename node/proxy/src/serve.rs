@@ -103,6 +103,7 @@ fn builder(config: &Config) -> Builder {
         .max_concurrent_streams(config.streams_max)
         .max_header_list_size(config.header_bytes_max)
         .max_send_buffer_size(config.window_bytes as usize)
+        .data_frame_budget(config.piece_budget())
         .max_concurrent_reset_streams(config.streams_max as usize)
         .max_pending_accept_reset_streams(EARLY_RESETS_MAX);
     builder

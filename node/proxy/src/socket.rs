@@ -14,14 +14,15 @@ use crate::error::Error;
 /// After how long a connection that others made is given up when nobody acknowledges anything on it.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
+/// How long a connection may be idle until its other end is asked for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
 /// Makes the kernel send at once, and give up `stream` after `silence_max` without a sign of its other end
 /// (`TCP_USER_TIMEOUT`, tcp(7), RFC 5482).
 pub(crate) fn prepare(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
-    // Whole seconds, and at least one: the kernel knows no less.
-    let second = Duration::from_secs(1);
-    let probes = TcpKeepalive::new().with_time((silence_max / 3).max(second)).with_interval(second);
+    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(1));
     socket.set_tcp_keepalive(&probes)?;
     socket.set_tcp_user_timeout(Some(silence_max))
 }

@@ -59,19 +59,16 @@ pub(crate) async fn open(
             let callee = listed.open.peer.caller.id.clone();
             let mut counted = shared.ground.edges.of(caller.id, callee).enter();
             let carried = splice(&mut stream, far, &listed, &drain, &shared).await;
-            counted.tally = tally(carried);
+            counted.tally = tally(carried.ok());
         }
         Err(refusal) => refused(&shared, &refusal, &service, peer),
     }
 }
 
-fn tally(carried: io::Result<(u64, u64)>) -> Tally {
-    match carried {
-        Ok((request_bytes, response_bytes)) => {
-            Tally { status: Some(0), request_bytes, response_bytes, ..Tally::default() }
-        }
-        Err(_) => Tally::default(),
-    }
+/// Counts a tunnel as one call, which is lost if it did not end by itself.
+fn tally(carried: Option<(u64, u64)>) -> Tally {
+    let (request_bytes, response_bytes) = carried.unwrap_or_default();
+    Tally { status: carried.map(|_| 0), request_bytes, response_bytes, ..Tally::default() }
 }
 
 fn refused(shared: &Shared, refusal: &Refusal, service: &ServiceName, peer: SocketAddr) {
@@ -201,7 +198,7 @@ pub(crate) async fn serve(
                 return refused(shared, &refusal, &guest.service, guest.address);
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         _ = splice(&mut backend, stream, &listed, &drain, shared) => {}

@@ -15,6 +15,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// How many pieces of four bytes `Drip` answers.
+pub const DRIPS: u32 = 150_000;
+
 /// What a backend has seen.
 #[derive(Default)]
 pub struct Seen {
@@ -92,7 +95,8 @@ fn head(name: &'static str) -> Response<()> {
     Response::builder()
         .header("content-type", "application/grpc")
         .header("served-by", name)
-        .header("sagemesh-forged", "1")
+        .header("sagemesh-refused", "NOT_SERVING")
+        .header("sagemesh-server-us", "0")
         .header("reply-bin", "AAEC")
         .body(())
         .unwrap()
@@ -160,12 +164,23 @@ async fn serve(
             *seen.reset.lock().unwrap() = reason.ok();
             seen.was_reset.notify_one();
         }
+        "/t.T/Drip" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            for n in 0..DRIPS {
+                if send(&mut sink, Bytes::copy_from_slice(&n.to_be_bytes())).await.is_none() {
+                    return;
+                }
+            }
+            sink.send_trailers(trailers("0")).unwrap();
+        }
         "/t.T/Reset" => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
         "/t.T/Die" => {
             let mut sink = respond.send_response(head(name), false).unwrap();
             send(&mut sink, Bytes::from_static(b"begun")).await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
             die.cancel();
+            // The stream ends with its connection, not before.
+            std::future::pending::<()>().await;
         }
         other => panic!("nobody serves {other}"),
     }

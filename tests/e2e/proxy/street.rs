@@ -227,7 +227,8 @@ impl Answer {
 
     #[track_caller]
     pub fn is_ok(&self) {
-        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{self:?}");
+        let brief = (&self.headers, &self.trailers);
+        assert_eq!((self.http, self.status()), (StatusCode::OK, Some(0)), "{brief:?}");
     }
 
     #[track_caller]
@@ -257,7 +258,11 @@ pub fn message(flag: u8, bytes: &[u8]) -> Bytes {
 impl Client {
     pub async fn over<T: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: T) -> Self {
         let mut builder = h2::client::Builder::new();
-        let builder = builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        // Patient with small frames, as it may not read them.
+        let builder = builder
+            .initial_window_size(64 << 10)
+            .initial_connection_window_size(4 << 20)
+            .data_frame_budget(1 << 30);
         let (send, connection) = builder.handshake(stream).await.unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async {
@@ -268,6 +273,10 @@ impl Client {
 
     pub fn begin(&mut self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
         self.send.send_request(request, false).unwrap()
+    }
+
+    pub fn try_begin(&mut self, request: Request<()>) -> Option<(ResponseFuture, SendStream<Bytes>)> {
+        self.send.send_request(request, false).ok()
     }
 
     /// Sends a request whole, and waits for the whole answer.
@@ -342,5 +351,20 @@ impl Path {
 
     pub fn falls_silent(&self) {
         self.silent.send_replace(true);
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let refused = Reason::ALL.iter().map(|reason| (reason.code(), self.handle.refused(*reason)));
+            eprintln!(
+                "{} refused {:?}",
+                self.node.domain,
+                refused.filter(|(_, n)| *n > 0).collect::<Vec<_>>()
+            );
+            let counted = proxy::Count::ALL.iter().map(|count| (count, self.handle.count(*count)));
+            eprintln!("  and counted {:?}", counted.filter(|(_, n)| *n > 0).collect::<Vec<_>>());
+        }
     }
 }

@@ -1,0 +1,59 @@
+//! What a hostile caller can do: nothing to others.
+
+use bytes::Bytes;
+use h2::Reason as Code;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::street::{Street, message, request};
+use crate::town::within;
+
+#[tokio::test]
+async fn streams_that_are_reset_in_a_flood_harm_nobody_else() {
+    let (street, pi, nas, _service) = Street::pair().await;
+    let mut other = pi.client().await;
+    other.echo(b"before").await.is_ok();
+    let echo = nas.node.service("echo");
+    let mut flood = pi.direct(&street.net, "web", &echo, nas.inbound).await.unwrap();
+    for _ in 0..20_000 {
+        let Some((response, mut sink)) = flood.try_begin(request("echo", "Hang")) else { break };
+        sink.send_reset(Code::CANCEL);
+        drop((response, sink));
+        tokio::task::yield_now().await;
+    }
+    other.echo(b"after").await.is_ok();
+    drop(flood);
+    within("the end of all it began", async {
+        while nas.handle.connections().iter().any(|it| it.in_flight > 0) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(nas.handle.count(proxy::Count::ConnectionPanicked), 0);
+}
+
+#[tokio::test]
+async fn headers_beyond_the_bound_are_refused_and_the_connection_stays() {
+    let (_street, pi, _nas, service) = Street::pair().await;
+    let mut client = pi.client().await;
+    let mut asked = request("echo", "Echo");
+    asked.headers_mut().insert("x-large", "x".repeat(40 << 10).parse().unwrap());
+    let answer = client.try_ask(asked, Bytes::new()).await;
+    let code = answer.map(|answer| answer.http);
+    assert!(matches!(code, Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) | Err(_)), "{code:?}");
+    pi.client().await.ask(request("echo", "Echo"), message(0, b"")).await.is_ok();
+    assert_eq!(service.seen.n(), 1);
+}
+
+#[tokio::test]
+async fn what_speaks_another_protocol_is_hung_up_on() {
+    let (_street, pi, nas, _service) = Street::pair().await;
+    for port in [pi.outbound, nas.inbound] {
+        let mut stream = TcpStream::connect(port).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: echo\r\n\r\n").await.unwrap();
+        let mut told = Vec::new();
+        let _ = within("an end", stream.read_to_end(&mut told)).await;
+        assert!(told.len() < 256, "{told:?}");
+    }
+}
