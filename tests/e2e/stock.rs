@@ -150,11 +150,11 @@ impl Quiz {
     }
 }
 
-fn script(name: &str) -> PathBuf {
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e").join(name)
 }
 
-fn python() -> Command {
+pub fn python() -> Command {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
     Command::new(cache.unwrap_or_default().join("sagemesh/venv/bin/python"))

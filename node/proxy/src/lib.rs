@@ -13,8 +13,6 @@ mod error;
 mod metrics;
 mod table;
 
-pub mod health;
-
 mod handle;
 mod room;
 

@@ -108,3 +108,32 @@ fn builder(config: &Config) -> Builder {
         .max_pending_accept_reset_streams(EARLY_RESETS_MAX);
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_panics_ends_its_connection_and_is_counted() {
+        let (here, there) = duplex(64 << 10);
+        let (config, counts) = (Config::default(), Counts::default());
+        let load: Arc<Load> = Arc::default();
+        let life =
+            Life { drain: CancellationToken::new(), cut: CancellationToken::new(), load: Arc::clone(&load) };
+        let serving = serve(there, &config, &counts, &life, |_| async { panic!("on purpose") });
+        let calling = async {
+            let (send, connection) = h2::client::handshake(here).await.expect("a connection");
+            let mut calls = JoinSet::new();
+            calls.spawn(connection);
+            let mut send = send.ready().await.expect("room");
+            let (response, _) = send.send_request(Request::new(()), true).expect("a stream");
+            response.await.expect_err("no answer");
+        };
+        let (served, ()) = tokio::join!(serving, calling);
+        served.expect("nothing else broke");
+        assert_eq!((counts.of(Count::ConnectionPanicked), load.n()), (1, 0));
+    }
+}

@@ -33,3 +33,21 @@ impl Tasks {
         running.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_counted_and_harms_no_other() {
+        let counts: Arc<Counts> = Arc::default();
+        let tasks = Tasks::new(Arc::clone(&counts));
+        tasks.start(async { panic!("on purpose") });
+        while counts.of(Count::ConnectionPanicked) == 0 {
+            tokio::task::yield_now().await;
+            tasks.start(async {});
+        }
+        tasks.stop().await;
+        assert_eq!(counts.of(Count::ConnectionPanicked), 1);
+    }
+}

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How many pieces of four bytes `Drip` answers.
-pub const DRIPS: u32 = 150_000;
+pub const DRIPS: u32 = 75_000;
 
 /// What a backend has seen.
 #[derive(Default)]
@@ -118,11 +118,16 @@ async fn serve(
 ) {
     let (parts, mut body) = request.into_parts();
     let path = parts.uri.path().to_owned();
+    let encoding = parts.headers.get("grpc-encoding").cloned();
     seen.heads.lock().unwrap().push(parts);
     seen.begun.notify_one();
     match &*path {
         "/t.T/Echo" => {
-            let mut sink = respond.send_response(head(name), false).unwrap();
+            let mut response = head(name);
+            if let Some(encoding) = encoding {
+                response.headers_mut().insert("grpc-encoding", encoding);
+            }
+            let mut sink = respond.send_response(response, false).unwrap();
             while let Some(Ok(piece)) = body.data().await {
                 body.flow_control().release_capacity(piece.len()).unwrap();
                 if send(&mut sink, piece).await.is_none() {

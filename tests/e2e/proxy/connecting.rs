@@ -220,3 +220,22 @@ async fn beyond_the_bound_connections_are_closed_at_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_connection_that_nobody_uses_is_let_go() {
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let nas = street.house("nas", "echo", grpc(service.address), "*").await;
+    let config = proxy::Config { idle_timeout: Duration::from_secs(1), ..street::config() };
+    let pi = street.house_with("pi", "web", None, "", config).await;
+    let mut client = pi.client().await;
+    client.echo(b"").await.is_ok();
+    within("no connection", async {
+        while !pi.handle.connections().is_empty() || !nas.handle.connections().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    client.echo(b"").await.is_ok();
+    assert_eq!(pi.handle.count(proxy::Count::UpstreamConnection), 2);
+}

@@ -36,6 +36,7 @@ async fn when_no_endpoint_can_be_reached_the_caller_hears_why() {
     nas.stop.cancel();
     within("a stop", nas.stopped.cancelled()).await;
     client.echo(b"").await.is_refused(Reason::EndpointUnreachable);
+    pi.settles().await;
 }
 
 #[tokio::test]
@@ -55,6 +56,7 @@ async fn an_endpoint_that_accepts_and_never_answers_costs_a_second_and_no_more()
     let begun = Instant::now();
     pi.client().await.ask(asked, message(0, b"")).await.is_refused(Reason::DeadlineExceeded);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    pi.settles().await;
 }
 
 #[tokio::test]
@@ -88,6 +90,8 @@ async fn a_revoked_peer_is_cut_off_in_the_middle_of_its_calls() {
     client.echo(b"").await.is_refused(Reason::EndpointUnreachable);
     nas.refuses(Reason::MemberRevoked, 1).await;
     assert_eq!(service.seen.n(), 2);
+    pi.settles().await;
+    nas.settles().await;
 }
 
 #[tokio::test]
@@ -128,6 +132,7 @@ async fn calls_shift_to_the_endpoint_that_is_left() {
         client.echo(b"x").await.is_ok();
     }
     drop(tv);
+    pi.settles().await;
 }
 
 #[tokio::test]
@@ -148,6 +153,7 @@ async fn a_path_that_falls_silent_is_noticed_and_its_calls_are_lost() {
     assert_eq!(answer.reason(), Some(Reason::CallLost));
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!(pi.handle.count(proxy::Count::UpstreamSilent), 1);
+    pi.settles().await;
 }
 
 #[tokio::test]

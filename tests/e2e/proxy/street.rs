@@ -176,6 +176,23 @@ impl House {
         Ok(Client::over(stream).await)
     }
 
+    /// Waits until nothing is in flight any more, by any count: each call was reported, whatever became of it.
+    pub async fn settles(&self) {
+        let service = "echo".parse().unwrap();
+        let settled = async {
+            loop {
+                let n_routed: u32 = self.handle.explain(&service).iter().map(|view| view.in_flight).sum();
+                let n_carried: u32 = self.handle.connections().iter().map(|it| it.in_flight).sum();
+                let n_counted: u64 = self.handle.stats().iter().map(|(_, stats)| stats.in_flight).sum();
+                if n_routed == 0 && n_carried == 0 && n_counted == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within("an end of all calls", settled).await;
+    }
+
     pub async fn refuses(&self, reason: Reason, least: u64) {
         let refused = async {
             while self.handle.refused(reason) < least {
