@@ -4,7 +4,7 @@
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-long bench-mesh-sim fuzz clean
+.PHONY: help setup demo test check test-long bench-mesh bench-mesh-sim fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ check: ## Formatting, lints, and which crates may be built in
 
 test-long: setup ## Run all tests with 20,000 cases a property
 	PROPTEST_CASES=20000 cargo test --workspace --locked
+
+bench-mesh: setup ## Measure joining, crashes and idle nodes with real nodes, as root (ARGS='--only kill', --quick)
+	cargo build --release --locked -p sagemesh-daemon
+	cargo run --release --locked -p sagemesh-tests --bin bench-mesh -- $(ARGS)
 
 bench-mesh-sim: setup ## Simulate whole meshes and measure them, beside foca (ARGS=--quick for a short run)
 	cargo run --release --locked -p sagemesh-tests --bin bench-mesh-sim -- $(ARGS)

@@ -38,6 +38,8 @@ pub enum Input<'a> {
         /// The packet, without its length.
         bytes: &'a [u8],
     },
+    /// A connection to this peer stands. A hint: if it is not known to live, it is asked who it is.
+    Connected(PeerId),
     /// The connection to this peer broke. A hint: it is probed next.
     Disconnected(PeerId),
     /// The digest of this node's set of identity items.
@@ -152,6 +154,7 @@ impl Membership {
             Input::Admitted(peer) => self.admit(now, peer, out),
             Input::Removed(peer) => self.remove(peer),
             Input::Received { from, bytes } => self.receive(now, from, bytes, out),
+            Input::Connected(peer) => self.meet(now, peer, out),
             Input::Disconnected(peer) => {
                 let member = self.members.by_peer(peer).filter(|m| m.liveness.is_present());
                 if let Some(id) = member.map(|member| member.id) {
@@ -303,6 +306,29 @@ impl Membership {
         }
     }
 
+    /// Somebody can be spoken to now. Who knows nobody yet asks for all that is known: the first peer drawn at
+    /// random is rarely one that can be reached.
+    fn meet(&mut self, now: Now, peer: PeerId, out: &mut Outbox) {
+        let Some((id, liveness)) = self.members.by_peer(peer).map(|member| (member.id, member.liveness))
+        else {
+            return;
+        };
+        if self.members.n_present() == 0 {
+            return self.exchanger.begin_with(now, id);
+        }
+        let mut packet = Packet::default();
+        match liveness {
+            Liveness::Unknown | Liveness::Left => {
+                packet.wants.push(Mark { author: id, stamp: Stamp::default() });
+            }
+            Liveness::Dead => self.tell_accusations(id, &mut packet),
+            Liveness::Alive | Liveness::Suspect => {}
+        }
+        if !packet.is_empty() {
+            self.send(id, &packet, out);
+        }
+    }
+
     /// If this process did not run for a while, it is the sick one: it takes back what it was about to
     /// conclude from silence, and doubts itself.
     fn notice_stall(&mut self, now: Now, out: &mut Outbox) {
@@ -369,6 +395,18 @@ mod tests {
         assert!(story.sent.iter().all(|(to, _)| *to != peer(9)));
         story.input(Input::Removed(peer(3)));
         assert_eq!(story.core.liveness(peer(3)), None);
+    }
+
+    #[test]
+    fn who_knows_nobody_asks_the_first_that_it_is_connected_to() {
+        let mut story = Story::new(1);
+        for seed in 2..=9 {
+            story.input(Input::Admitted(peer(seed)));
+        }
+        story.sent.clear();
+        story.input(Input::Connected(peer(7)));
+        let asked = |(to, packet): &(PeerId, Packet)| *to == peer(7) && packet.exchange.is_some();
+        assert!(story.sent.iter().any(asked), "{:?}", story.sent);
     }
 
     #[test]

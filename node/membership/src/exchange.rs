@@ -61,6 +61,12 @@ impl Exchanger {
         self.wants.iter().map(|want| want.due).fold(self.due, Instant::min)
     }
 
+    /// The next exchange is due, with this peer.
+    pub(crate) fn begin_with(&mut self, now: Now, with: ShortId) {
+        self.with = Some(with);
+        self.due = now.mono;
+    }
+
     /// There is much to catch up with.
     pub(crate) fn hurry(&mut self, now: Now) {
         self.interval = INTERVAL_MIN;

@@ -283,7 +283,11 @@ impl Gossip {
             self.known.insert(peer, known);
             self.changed();
             self.handle(Input::Admitted(peer));
-            self.seek(peer);
+            match self.links.link(&peer) {
+                // It brought its record with its link.
+                Some(_) => self.handle(Input::Connected(peer)),
+                None => self.seek(peer),
+            }
         }
         self.handle(Input::Items(members.summary()));
     }
@@ -297,6 +301,7 @@ impl Gossip {
             for (_, bytes) in self.waiting.remove(peer).unwrap_or_default() {
                 self.send(*peer, bytes);
             }
+            self.handle(Input::Connected(*peer));
         }
     }
 

@@ -11,8 +11,6 @@ mod error;
 mod metrics;
 mod table;
 
-pub mod health;
-
 mod handle;
 mod room;
 

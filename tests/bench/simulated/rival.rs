@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use types::Now;
 
 use crate::report::{Report, for_each_seed, percentile, secs};
-use crate::starved::{Deaths, tell, watch};
+use crate::simulated::starved::{Deaths, tell, watch};
 
 /// A node's index, and a number that rises when it comes back after it was declared dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
