@@ -6,6 +6,8 @@
 //! what flow control allows. HTTP/1.1 and other TCP go through tunnels, as bytes. What HTTP/2 needs of the
 //! `h2` crate is in `body`, `call`, `link` and `serve`.
 
+pub mod health;
+
 mod config;
 mod error;
 mod metrics;
