@@ -104,9 +104,14 @@ fn hosts_of(listen: IpAddr) -> Vec<IpAddr> {
 }
 
 /// Says where this node is and remembers where peers are, until `shutdown`.
-pub async fn run(bound: Bound, gossip: Gossiping, store: store::Handle, shutdown: CancellationToken) {
+pub async fn run(
+    bound: Bound,
+    gossip: Gossiping,
+    mut kept: BTreeMap<PeerId, Reach>,
+    store: store::Handle,
+    shutdown: CancellationToken,
+) {
     let mut peers = gossip.peers();
-    let mut kept: BTreeMap<PeerId, Reach> = BTreeMap::new();
     let mut said = None;
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);

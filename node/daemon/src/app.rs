@@ -1,4 +1,5 @@
-//! `sagemesh up`: builds all rooms in the order in which data flows, runs them, and stops them sources first.
+//! `sagemesh up`: builds all rooms in the order in which data flows, runs them, and stops them sources first:
+//! gossip tells the mesh to send no more, then what takes work from outside ends, then what it stands on.
 //!
 //! The only place that knows every room. A room that ends before it is told to, or panics, stops the node.
 
@@ -29,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
-use crate::{state, telemetry};
+use crate::{init, state, telemetry};
 
 /// Rooms that stop together.
 struct Stage {
@@ -57,10 +58,10 @@ impl Stage {
 
 /// The node, running.
 pub struct App {
-    /// Take work from outside: the API, calls, whoever watches. They stop first.
-    faces: Stage,
-    /// Says that the node leaves.
+    /// Says that the node leaves. It stops first.
     gossip: Stage,
+    /// Take work from outside: the API, calls, whoever watches.
+    faces: Stage,
     /// What the others stand on: links, services, certificates, the map.
     ground: Stage,
     node: Arc<Node>,
@@ -77,6 +78,7 @@ pub async fn up(config: Config, sources: Sources, store: &store::Store) -> anyho
     let known = known.context(
         "this node belongs to no mesh yet: found one with `sagemesh init`, or join one with `sagemesh join`",
     )?;
+    init::unmark(&config.state)?;
     let telemetry = telemetry::start(&config.telemetry, &known.own.to_string())?;
     let app = App::start(config, sources, known, store.handle()).await;
     let result = match app {
@@ -124,7 +126,7 @@ impl App {
             keys.clone(),
             linking.clone(),
             members.clone(),
-            remembered.peers,
+            remembered.peers.clone(),
             differing,
         )?;
         let sync = Sync::new(linking.clone(), members.clone(), differ, keeping.given())?;
@@ -168,12 +170,12 @@ impl App {
             Bound { mesh: linked_at, inbound, api: api.local_addr(), advertise: config.advertise.clone() };
         node.bound(bound.clone());
         ground.run("shown", {
-            let node = node.clone();
-            |stop| async move { node.show(stop).await }
+            let (node, waits) = (node.clone(), readiness.wait_for("links"));
+            |stop| async move { node.show(waits, stop).await }
         });
         ground.run("addresses", {
-            let (bound, gossiping) = (bound.clone(), gossiping.clone());
-            |stop| addresses::run(bound, gossiping, store.clone(), stop)
+            let (bound, gossiping, kept) = (bound.clone(), gossiping.clone(), remembered.peers);
+            |stop| addresses::run(bound, gossiping, kept, store.clone(), stop)
         });
         let figures = Figures {
             links: linking,
@@ -242,8 +244,14 @@ impl App {
     /// Stops one stage after the other, each within the grace; a second signal stops waiting.
     async fn stop(self, stop: &mut Signal, interrupt: &mut Signal) {
         let Self { faces, gossip, ground, config, .. } = self;
-        for mut stage in [faces, gossip, ground] {
+        let mut is_aborting = false;
+        // Who hears that this node leaves calls others while calls here end.
+        for mut stage in [gossip, faces, ground] {
             stage.stop.cancel();
+            if is_aborting {
+                stage.rooms.abort_all();
+                continue;
+            }
             let all = async { while stage.rooms.join_next().await.is_some() {} };
             let is_done = tokio::select! {
                 done = timeout(config.shutdown_grace, all) => done.is_ok(),
@@ -252,6 +260,7 @@ impl App {
             };
             if !is_done {
                 warn!("stopped before all had ended");
+                is_aborting = true;
                 stage.rooms.abort_all();
             }
         }

@@ -73,7 +73,7 @@ enum Command {
     },
     /// Join a mesh, by the token that `sagemesh invite` printed on one of its nodes
     Join {
-        /// The token
+        /// The token, or `-` to read it from standard input, where no other process sees it
         token: String,
     },
     /// Run this node until it is told to stop

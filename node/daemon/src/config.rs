@@ -131,6 +131,8 @@ pub fn load(sources: &Sources) -> Result<Config, Error> {
     };
     let run = std::env::var_os("SAGEMESH_RUN").map(PathBuf::from).or_else(|| raw.run.clone());
     let run = run.unwrap_or_else(|| default_run(is_root, &state));
+    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|source| Error::Read { path, source });
+    let (state, run) = (absolute(state)?, absolute(run)?);
     Config::new(RawConfig { state: Some(state), run: Some(run), ..raw })
 }
 
@@ -161,7 +163,7 @@ impl Config {
         let listen = raw.api.listen.unwrap_or(defaults.listen);
         let api = api::Config { listen, socket: run.join(API_SOCKET), ..defaults };
         api.check()?;
-        let proxy = proxy_config(&raw, &run)?;
+        let proxy = proxy_config(&raw, &run, grace)?;
         let telemetry = telemetry::Config::new(&raw.telemetry)?;
         let advertise = raw.mesh.advertise.clone().unwrap_or_default();
         let services = raw.services.iter().map(|it| Declared::of_raw(it, Source::Config));
@@ -209,7 +211,7 @@ impl Config {
     }
 }
 
-fn proxy_config(raw: &RawConfig, run: &Path) -> Result<proxy::Config, Error> {
+fn proxy_config(raw: &RawConfig, run: &Path, grace: Duration) -> Result<proxy::Config, Error> {
     let defaults = proxy::Config::default();
     let tunnel = |it: &RawOutbound| {
         let service =
@@ -223,6 +225,8 @@ fn proxy_config(raw: &RawConfig, run: &Path) -> Result<proxy::Config, Error> {
         socket: Some(run.join(OUTBOUND_SOCKET)),
         tunnels: raw.outbounds.iter().map(tunnel).collect::<Result<_, _>>()?,
         route: route::Config { timeout, ..defaults.route },
+        // Less than the grace, so that there is time to close what is left.
+        drain_timeout: grace.mul_f64(0.8),
         ..defaults
     };
     config.check()?;

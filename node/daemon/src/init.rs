@@ -29,6 +29,7 @@ pub async fn init(
     now: Now,
 ) -> anyhow::Result<Known> {
     if let Some(known) = state::load(dir, store).await? {
+        unmark(dir)?;
         bail!("this node is `{}` already: choose another state directory with --state", known.own);
     }
     mark(dir)?;
@@ -50,7 +51,7 @@ pub async fn init(
     members.merge(members.beacon(&signer, now)?)?;
 
     let own = TrustDomain::new(name, mesh);
-    state::found(store, &members, &own).await?;
+    state::found(store, &members, &own, Vec::new()).await?;
     unmark(dir)?;
     let invitations = Invitations::default();
     Ok(Known { members, own, keys: Arc::new(node), signer: Some(signer), invitations, lost: Vec::new() })
@@ -67,7 +68,12 @@ pub(crate) fn mark(dir: &Path) -> Result<(), keyfile::Error> {
 /// The database holds the mesh of the keys now.
 pub(crate) fn unmark(dir: &Path) -> anyhow::Result<()> {
     let mark = state::path(dir, state::FOUNDING);
-    std::fs::remove_file(&mark).with_context(|| format!("failed to remove {}", mark.display()))
+    match std::fs::remove_file(&mark) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => {
+            Err(err).with_context(|| format!("failed to remove {}", mark.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Keys of an interrupted run belong to no mesh yet, so they can be used.

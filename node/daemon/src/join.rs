@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use identity::join::{self, MESSAGE_LEN_MAX, Newcomer, WELCOME_LEN_MAX};
 use identity::token::Token;
 use identity::{Members, SoftKeys};
-use store::{Durability, Handle};
+use store::Handle;
 use tls::client;
 use types::key::{KeySlot, Keys};
 use types::{Now, Refusal};
@@ -36,6 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn join(dir: &Path, store: &Handle, token: &Token) -> anyhow::Result<Known> {
     if let Some(known) = state::load(dir, store).await? {
         if known.own == token.domain {
+            init::unmark(dir)?;
             return Ok(known);
         }
         bail!("this node is `{}` already: choose another state directory with --state", known.own);
@@ -43,10 +44,8 @@ pub async fn join(dir: &Path, store: &Handle, token: &Token) -> anyhow::Result<K
     init::mark(dir)?;
     let keys = init::create_or_load(&state::path(dir, state::NODE_KEYS), &KeySlot::NODE)?;
     let (members, seed) = ask(token, &keys).await?;
-    state::found(store, &members, &token.domain).await?;
-    if let Some(seed) = seed {
-        store.commit(Durability::Durable, vec![addresses::put_seed(&seed)], Vec::new()).await?;
-    }
+    let seed = seed.map(|seed| addresses::put_seed(&seed));
+    state::found(store, &members, &token.domain, seed.into_iter().collect()).await?;
     init::unmark(dir)?;
     state::load(dir, store).await?.context("the database lost what was just written: look at the disk")
 }

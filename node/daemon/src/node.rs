@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use tracing::info;
 
 use api::node::{Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Service, Status};
 use identity::join::{self, Exporter, Invitation};
-use identity::{Members, Role, Scope};
+use identity::{Members, Role, Scope, Signed, Statement};
 use mesh::Gossiping;
 use tls::random;
 use types::key::{KeySlot, Keys};
@@ -20,10 +20,16 @@ use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, TrustDomain}
 
 use crate::addresses::Bound;
 use crate::config::{self, Config, Sources};
+use crate::readiness::Guard;
 use crate::{authorities, keeper, services, status, why};
 
-/// What was sent before to newcomers, and the map it was made of.
-type Welcome = (Arc<Members>, Result<Arc<[u8]>, Refusal>);
+/// How long the node waits for a first link before it serves without one.
+const LINK_WITHIN: Duration = Duration::from_secs(10);
+/// How long a welcome is sent again: it tells the time.
+const WELCOME_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// What was sent before to newcomers, when it was made, and of which map.
+type Welcome = (Arc<Members>, Instant, Result<Arc<[u8]>, Refusal>);
 
 /// The rooms that answer.
 pub(crate) struct Node {
@@ -109,13 +115,29 @@ impl Node {
     }
 
     /// Keeps what is shown of peers up to date, and what it gives stock clients, until `shutdown`.
-    pub(crate) async fn show(&self, shutdown: CancellationToken) {
+    /// Lets go of `waits` once the node is linked, or has nobody to link with.
+    pub(crate) async fn show(&self, waits: Guard, shutdown: CancellationToken) {
         let (mut links, mut gossip) = (self.links.peers(), self.gossip.peers());
         let (mut members, mut pending) = (self.keeper.members(), self.pending.clone());
         let mut said = None;
+        let started = Instant::now();
+        let mut alone = Some(waits);
         loop {
-            self.peers.send_replace(Arc::new(self.peers_now()));
-            self.ready.send_replace(pending.borrow_and_update().is_empty());
+            let now = self.peers_now();
+            self.peers.send_if_modified(|shown| {
+                let is_new = **shown != now;
+                if is_new {
+                    *shown = Arc::new(now);
+                }
+                is_new
+            });
+            let is_ready = pending.borrow_and_update().is_empty();
+            self.ready.send_if_modified(|shown| std::mem::replace(shown, is_ready) != is_ready);
+            if alone.is_some()
+                && (!links.borrow().is_empty() || self.is_alone() || started.elapsed() >= LINK_WITHIN)
+            {
+                alone = None;
+            }
             said = authorities::say(&*self.keys, &self.own, &members, &self.gossip, said).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -123,10 +145,15 @@ impl Node {
                 Ok(()) = gossip.changed() => {}
                 Ok(()) = members.changed() => {}
                 Ok(()) = pending.changed() => {}
+                () = tokio::time::sleep(LINK_WITHIN), if alone.is_some() => {}
             }
             links.mark_unchanged();
             gossip.mark_unchanged();
         }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.keeper.members().borrow().iter().all(|member| member.domain == self.own)
     }
 
     fn peers_now(&self) -> Vec<Peer> {
@@ -224,13 +251,15 @@ impl api::Node for Node {
     fn welcome(&self) -> Result<Arc<[u8]>, Refusal> {
         let members = self.keeper.members().borrow().clone();
         let mut kept = self.welcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((of, welcome)) = &*kept
+        let now = Now::read();
+        if let Some((of, made, welcome)) = &*kept
             && Arc::ptr_eq(of, &members)
+            && now.mono.duration_since(*made) < WELCOME_AGE_MAX
         {
             return welcome.clone();
         }
-        let welcome = join::welcome(&members, &self.own, Now::read()).map(Arc::from);
-        *kept = Some((members, welcome.clone()));
+        let welcome = join::welcome(&members, &self.own, now).map(Arc::from);
+        *kept = Some((members, now.mono, welcome.clone()));
         welcome
     }
 
@@ -238,7 +267,11 @@ impl api::Node for Node {
         let record = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;
             let record = draft.invitations.redeem(&draft.members, &*signer, &exporter, &request, now)?;
-            draft.sign(record.clone(), now, "identity.member.admitted.v1", "", json!({}))?;
+            let name = match Signed::read(record.clone())?.statement {
+                Statement::Member(member) => member.node().to_string(),
+                _ => String::new(),
+            };
+            draft.sign(record.clone(), now, "identity.member.admitted.v1", &name, json!({}))?;
             Ok(record)
         });
         let port = self.reach().map_or(0, |reach| reach.mesh);

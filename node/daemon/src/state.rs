@@ -30,6 +30,9 @@ pub const FOUNDING: &str = "founding";
 /// The store's file.
 const DATABASE: &str = "store.db";
 
+/// Most bytes of statements in one commit, give or take one statement.
+pub(crate) const PART_LEN_MAX: usize = 2 << 20;
+
 /// What the database keeps of identity: statements by their digest, and who we are.
 pub const ROOM: Room = Room { name: "identity", migrations: &[] };
 const STATEMENT: &[u8] = b"statement/";
@@ -146,18 +149,37 @@ fn damaged(refusal: Refusal) -> anyhow::Error {
     anyhow!("the database is damaged ({}): restore it from a backup", refusal.detail)
 }
 
-/// Keeps a new mesh, all of it or nothing.
+/// Keeps a new mesh, with what else belongs to it. It is there once the last part is written; until then
+/// what is there counts for nothing.
 ///
 /// # Errors
 /// If the database already holds a mesh, or cannot be written.
-pub async fn found(store: &Handle, members: &Members, own: &TrustDomain) -> anyhow::Result<()> {
+pub async fn found(
+    store: &Handle,
+    members: &Members,
+    own: &TrustDomain,
+    mut more: Vec<Change>,
+) -> anyhow::Result<()> {
     if store.get(ROOM.name, FINGERPRINT).await?.is_some() {
         bail!("this node belongs to a mesh already: `sagemesh status` shows which");
     }
-    let mut changes: Vec<_> = members.items().map(|signed| put_statement(signed)).collect();
-    changes.push(put(OWN_DOMAIN.to_vec(), own.to_string().into_bytes()));
-    changes.push(put(FINGERPRINT.to_vec(), members.fingerprint().as_bytes().to_vec()));
-    store.commit(Durability::Durable, changes, Vec::new()).await?;
+    // Of a mesh that was not founded or joined in the end.
+    let torn = store.scan(ROOM.name, STATEMENT).await?;
+    let torn = torn.into_iter().map(|(key, _)| Change::Delete { room: ROOM.name, key });
+    let mut part: Vec<_> = torn.collect();
+    let mut len = 0;
+    for signed in members.items() {
+        part.push(put_statement(signed));
+        len += signed.envelope.payload.len();
+        if len > PART_LEN_MAX {
+            len = 0;
+            store.commit(Durability::Durable, std::mem::take(&mut part), Vec::new()).await?;
+        }
+    }
+    part.append(&mut more);
+    part.push(put(OWN_DOMAIN.to_vec(), own.to_string().into_bytes()));
+    part.push(put(FINGERPRINT.to_vec(), members.fingerprint().as_bytes().to_vec()));
+    store.commit(Durability::Durable, part, Vec::new()).await?;
     Ok(())
 }
 

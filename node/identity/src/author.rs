@@ -355,6 +355,14 @@ impl Members {
         seal::<Beacon>(&beacon, keys, &slots)
     }
 
+    /// Whether the signer at hand may renew that member.
+    pub fn may_renew(&self, keys: &dyn Keys, member: &Member) -> bool {
+        let Ok((signer, ..)) = self.own_signer(keys) else { return false };
+        self.signers().get(&signer).is_none_or(|standing| {
+            standing.grant().rights.contains(&Right::Members) && standing.grant().scope.covers(&member.scope)
+        })
+    }
+
     /// How old the newest beacon of the signer at hand is; as old as can be without one.
     pub fn beacon_age(&self, keys: &dyn Keys, now: Now) -> Duration {
         let own = self.own_signer(keys).ok().map(|(signer, ..)| signer);

@@ -19,8 +19,12 @@ use crate::statement::Signed;
 pub const MESSAGE_LEN_MAX: usize = 16 << 20;
 /// Most bytes of statements in one message; the rest of it is for what is wanted.
 const STATEMENTS_LEN_MAX: usize = 12 << 20;
+/// Most bytes of the first message.
+pub const COMPARE_LEN_MAX: usize = 4 << 10;
 /// Most digests wanted in one message.
 const WANTS_MAX: usize = 100_000;
+/// Most statements in one message.
+const STATEMENTS_MAX: usize = 20_000;
 const PARTS: usize = 256;
 const PART_LEN: usize = 8;
 const DIGEST_LEN: usize = 32;
@@ -55,6 +59,9 @@ pub fn differ(members: &Members, message: &[u8]) -> Result<Vec<u8>, Refusal> {
 /// [`Reason::PacketMalformed`].
 pub fn supply(members: &Members, message: &[u8]) -> Result<Vec<u8>, Refusal> {
     let theirs = v1::Differ::decode(message).map_err(|_| malformed("a difference cannot be read"))?;
+    if theirs.parts.len() > PARTS {
+        return Err(malformed(format!("{} parts of {PARTS}", theirs.parts.len())));
+    }
     let held = read_digests(&theirs.digests)?;
     let is_due =
         |signed: &&Arc<Signed>| theirs.parts.contains(&signed.digest.0[0]) && !held.contains(&signed.digest);
@@ -71,7 +78,7 @@ pub fn supply(members: &Members, message: &[u8]) -> Result<Vec<u8>, Refusal> {
 /// # Errors
 /// [`Reason::PacketMalformed`], and what [`Envelope::from_bytes`] says.
 pub fn answer(members: &Members, message: &[u8]) -> Result<(Vec<Envelope>, Vec<u8>), Refusal> {
-    let supply = v1::Supply::decode(message).map_err(|_| malformed("a supply cannot be read"))?;
+    let supply = read_supply(message)?;
     let wants = read_digests(&supply.wants)?;
     let given = statements(members, |signed| wants.contains(&signed.digest));
     let reply = v1::Supply { statements: given, wants: Vec::new() }.encode_to_vec();
@@ -83,7 +90,43 @@ pub fn answer(members: &Members, message: &[u8]) -> Result<(Vec<Envelope>, Vec<u
 /// # Errors
 /// As [`answer`].
 pub fn take(message: &[u8]) -> Result<Vec<Envelope>, Refusal> {
-    envelopes(&v1::Supply::decode(message).map_err(|_| malformed("a supply cannot be read"))?)
+    envelopes(&read_supply(message)?)
+}
+
+/// Reads a supply. Its statements are counted first: each takes memory though it may be empty.
+fn read_supply(message: &[u8]) -> Result<v1::Supply, Refusal> {
+    let torn = || malformed("a supply cannot be read");
+    let (mut rest, mut n_fields) = (message, 0);
+    while !rest.is_empty() {
+        let (_, wire_type) = prost_key(&mut rest).ok_or_else(torn)?;
+        let len = prost_varint(&mut rest).filter(|_| wire_type == 2).ok_or_else(torn)?;
+        rest = usize::try_from(len).ok().and_then(|len| rest.get(len..)).ok_or_else(torn)?;
+        n_fields += 1;
+        if n_fields > STATEMENTS_MAX {
+            return Err(malformed(format!("a supply of more than {STATEMENTS_MAX} statements")));
+        }
+    }
+    v1::Supply::decode(message).map_err(|_| torn())
+}
+
+/// Number and wire type of the next field.
+fn prost_key(rest: &mut &[u8]) -> Option<(u64, u64)> {
+    let key = prost_varint(rest)?;
+    Some((key >> 3, key & 7))
+}
+
+/// The next number (protobuf encoding, base 128 varints).
+fn prost_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 fn envelopes(supply: &v1::Supply) -> Result<Vec<Envelope>, Refusal> {
@@ -196,6 +239,10 @@ mod tests {
         assert_eq!(reason(differ(&members, b"")), Err(Reason::PacketMalformed));
         let half = v1::Differ { parts: vec![1], digests: vec![0; 31] }.encode_to_vec();
         assert_eq!(reason(supply(&members, &half)), Err(Reason::PacketMalformed));
+        let many = v1::Differ { parts: vec![1; 257], digests: Vec::new() }.encode_to_vec();
+        assert_eq!(reason(supply(&members, &many)), Err(Reason::PacketMalformed));
+        let empty = v1::Supply { statements: vec![Vec::new(); STATEMENTS_MAX + 1], wants: Vec::new() };
+        assert!(take(&empty.encode_to_vec()).is_err_and(|it| it.reason == Reason::PacketMalformed));
         let envelope = v1::Supply { statements: vec![vec![0xff]], wants: Vec::new() }.encode_to_vec();
         assert!(take(&envelope).is_err());
     }

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use tls::random;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -173,6 +173,8 @@ impl Gossip {
         let mut held = linked.borrow_and_update().clone();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.admit();
+        self.tell_items();
         loop {
             let due = self.core.next_deadline().into_iter().chain(self.publish_at).min();
             tokio::select! {
@@ -184,7 +186,10 @@ impl Gossip {
                     self.handle(Input::Received { from, bytes: &bytes });
                 }
                 Some(command) = self.commands.recv() => self.command(command),
-                Ok(()) = self.members.changed() => self.admit(),
+                Ok(()) = self.members.changed() => {
+                    self.admit();
+                    self.tell_items();
+                }
                 Ok(()) = linked.changed() => {
                     let now = linked.borrow_and_update().clone();
                     self.relink(&held, &now);
@@ -193,8 +198,8 @@ impl Gossip {
                 () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
                     self.handle(Input::Tick);
                 }
-                Some(_) = readers.join_next() => {}
-                Some(_) = self.writers.join_next() => {}
+                Some(ended) = readers.join_next() => unless_panicked(ended),
+                Some(ended) = self.writers.join_next() => unless_panicked(ended),
                 _ = look.tick() => {
                     self.admit();
                     self.expire();
@@ -289,7 +294,12 @@ impl Gossip {
                 None => self.seek(peer),
             }
         }
-        self.handle(Input::Items(members.summary()));
+    }
+
+    /// Notes what this node's map holds now. Dear: only when it changed.
+    fn tell_items(&mut self) {
+        let summary = self.members.borrow().summary();
+        self.handle(Input::Items(summary));
     }
 
     fn relink(&mut self, before: &link::Snapshot, now: &link::Snapshot) {
@@ -380,6 +390,15 @@ impl Gossip {
         if timeout(LEAVE_WITHIN, told).await.is_err() {
             info!("left before all peers had heard of it");
         }
+    }
+}
+
+/// A panic in a stream's task is a fault of this node's own: it stops the node.
+fn unless_panicked(ended: Result<(), JoinError>) {
+    if let Err(err) = ended
+        && err.is_panic()
+    {
+        std::panic::resume_unwind(err.into_panic());
     }
 }
 

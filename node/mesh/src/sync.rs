@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -34,7 +34,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const OPEN_MAX: usize = 4;
 /// Peers that wait to be compared with.
 pub const DIFFERING_MAX: usize = 64;
-/// How long to let a peer be whose map differed still after nothing came of a comparison.
+/// How long to let a peer be after a comparison, and after one of which nothing came.
+const REST: Duration = Duration::from_secs(1);
 const IN_VAIN: Duration = Duration::from_secs(30);
 
 /// What a peer gave: to be merged in one batch.
@@ -92,6 +93,8 @@ impl Sync {
         let mut accepted: JoinSet<Ended> = JoinSet::new();
         // Who is being compared with, or was in vain, and until when to let it be.
         let mut resting: BTreeMap<PeerId, Instant> = BTreeMap::new();
+        // Whose next comparison is not accepted before.
+        let mut served: BTreeMap<PeerId, Instant> = BTreeMap::new();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -104,15 +107,20 @@ impl Sync {
                     }
                 }
                 Some(stream) = self.incoming.next() => {
-                    accepted.spawn(self.accept(stream));
+                    let now = Instant::now();
+                    served.retain(|_, until| *until > now);
+                    if let Entry::Vacant(place) = served.entry(stream.peer()) {
+                        place.insert(now + REST);
+                        accepted.spawn(self.accept(stream));
+                    }
                 }
-                Some(Ok((peer, result))) = opened.join_next() => {
-                    match note(peer, result) {
-                        true => resting.remove(&peer),
-                        false => resting.insert(peer, Instant::now() + IN_VAIN),
-                    };
+                Some(ended) = opened.join_next() => {
+                    let (peer, result) = unless_panicked(ended);
+                    let rest = if note(peer, result) { REST } else { IN_VAIN };
+                    resting.insert(peer, Instant::now() + rest);
                 }
-                Some(Ok((peer, result))) = accepted.join_next() => {
+                Some(ended) = accepted.join_next() => {
+                    let (peer, result) = unless_panicked(ended);
                     note(peer, result);
                 }
             }
@@ -139,7 +147,7 @@ impl Sync {
         let (members, given, peer) = (self.members.clone(), self.given.clone(), stream.peer());
         async move {
             let compare = async {
-                let compare = read(&mut stream).await?;
+                let compare = read_first(&mut stream).await?;
                 let differ = sync::differ(&current(&members), &compare)?;
                 frame::write(&mut stream, &differ).await?;
                 let (statements, reply) = sync::answer(&current(&members), &read(&mut stream).await?)?;
@@ -154,6 +162,16 @@ impl Sync {
 
 fn current(members: &watch::Receiver<Arc<Members>>) -> Arc<Members> {
     Arc::clone(&members.borrow())
+}
+
+/// A panic in a comparison is a fault of this node's own: it stops the node.
+fn unless_panicked(ended: Result<Ended, JoinError>) -> Ended {
+    ended.unwrap_or_else(|err| std::panic::resume_unwind(err.into_panic()))
+}
+
+async fn read_first(stream: &mut Stream) -> Result<Vec<u8>, Failure> {
+    let bytes = frame::read(stream, sync::COMPARE_LEN_MAX).await?;
+    bytes.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof).into())
 }
 
 async fn read(stream: &mut Stream) -> Result<Vec<u8>, Failure> {

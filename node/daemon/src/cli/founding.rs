@@ -1,5 +1,6 @@
 //! Commands that begin: `init`, `join` and `up`.
 
+use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -12,6 +13,8 @@ use crate::config::{Config, Sources};
 use crate::state::Stage;
 use crate::{app, init, join, state, status};
 
+/// Most bytes read of a token.
+const TOKEN_LEN_MAX: u64 = 16 << 10;
 /// How often `up` tries to open a database that is in use, and how long it waits in between.
 const OPEN_TRIES: u32 = 20;
 const OPEN_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -60,7 +63,12 @@ async fn found(
 
 /// `join`
 pub(super) async fn join(config: &Config, token: &str, output: Output) -> anyhow::Result<()> {
-    let token: Token = token.trim().parse()?;
+    let mut text = token.to_owned();
+    if token == "-" {
+        text.clear();
+        std::io::stdin().take(TOKEN_LEN_MAX).read_to_string(&mut text).context("failed to read the token")?;
+    }
+    let token: Token = text.trim().parse()?;
     // Looked at first: it makes nothing where something is amiss.
     state::stage(&config.state)?;
     let store = state::open(&config.store)?;
@@ -76,15 +84,16 @@ pub(super) async fn join(config: &Config, token: &str, output: Output) -> anyhow
 
 /// `up`
 pub(super) async fn up(config: Config, sources: Sources) -> anyhow::Result<()> {
-    if state::stage(&config.state)? != Stage::Founded {
+    if state::stage(&config.state)? == Stage::Empty {
         bail!(
             "this node belongs to no mesh yet: found one with `sagemesh init`, or join one with `sagemesh join`"
         );
     }
     let store = open_soon(&config.store).await?;
     let done = app::up(config, sources, &store).await;
-    store.close().await?;
-    done
+    let closed = store.close().await;
+    done?;
+    Ok(closed?)
 }
 
 /// Opens the database, for which another command may have a moment's use.
