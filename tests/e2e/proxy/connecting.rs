@@ -146,7 +146,7 @@ async fn new_certificates_get_a_new_connection_and_calls_on_the_old_one_go_on() 
         table
             .local
             .values_mut()
-            .for_each(|web| web.svids = street.net.svids(&pi.node, &pi.node.service("web")));
+            .for_each(|web| web.svids = Ok(street.net.svids(&pi.node, &pi.node.service("web"))));
     });
     client.echo(b"new").await.is_ok();
     let both = pi.handle.connections();

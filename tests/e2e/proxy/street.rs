@@ -97,7 +97,7 @@ impl Street {
             selectors,
             backend,
             policy: route::Policy { allow },
-            svids: self.net.svids(&node, &node.service(service)),
+            svids: Ok(self.net.svids(&node, &node.service(service))),
         };
         let table = Table {
             mesh: node.domain.mesh().clone(),
