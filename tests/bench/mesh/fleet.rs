@@ -109,11 +109,8 @@ impl Fleet {
     /// A token for a new name, made by the first node. The newcomer may speak for any service.
     pub(crate) async fn invite(&self, name: &str) -> anyhow::Result<String> {
         let mut client = IdentityServiceClient::new(self.hosts[0].channel()?);
-        let request = CreateInvitationRequest {
-            node: name.to_owned(),
-            scope: vec!["svc/*".to_owned()],
-            ttl_s: 600,
-        };
+        let request =
+            CreateInvitationRequest { node: name.to_owned(), scope: vec!["svc/*".to_owned()], ttl_s: 600 };
         Ok(client.create_invitation(request).await?.into_inner().token)
     }
 
