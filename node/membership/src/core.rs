@@ -237,6 +237,9 @@ impl Membership {
         if self.members.n_present() == 0 {
             // This may be the first that can be met.
             self.exchanger.hurry(now);
+        } else if self.members.len() > 2 * self.members.n_present() {
+            // Most are strangers still. What was said of them before they were admitted was passed over.
+            self.exchanger.ask_again(now);
         }
     }
 
@@ -407,6 +410,19 @@ mod tests {
         story.input(Input::Connected(peer(7)));
         let asked = |(to, packet): &(PeerId, Packet)| *to == peer(7) && packet.exchange.is_some();
         assert!(story.sent.iter().any(asked), "{:?}", story.sent);
+    }
+
+    #[test]
+    fn who_learns_of_most_members_late_asks_about_them_soon() {
+        let mut story = Story::new(2);
+        story.waits(Duration::from_millis(300));
+        story.sent.clear();
+        for seed in 3..=9 {
+            story.input(Input::Admitted(peer(seed)));
+        }
+        story.waits(Duration::from_millis(300));
+        let exchanges = story.sent.iter().filter(|(_, packet)| packet.exchange.is_some());
+        assert_eq!(exchanges.count(), 1);
     }
 
     #[test]

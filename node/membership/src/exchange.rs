@@ -67,6 +67,11 @@ impl Exchanger {
         self.due = now.mono;
     }
 
+    /// The next exchange is due as soon as a peer answers another one.
+    pub(crate) fn ask_again(&mut self, now: Now) {
+        self.due = self.due.min(now.mono + ANSWER_INTERVAL + ANSWER_INTERVAL / 4);
+    }
+
     /// There is much to catch up with.
     pub(crate) fn hurry(&mut self, now: Now) {
         self.interval = INTERVAL_MIN;

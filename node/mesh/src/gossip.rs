@@ -361,7 +361,8 @@ impl Gossip {
 
     /// Says where a peer may be found that is not linked.
     fn seek(&self, peer: PeerId) {
-        if self.links.link(&peer).is_some() {
+        let has_left = self.known.get(&peer).is_some_and(|known| known.liveness == Liveness::Left);
+        if has_left || self.links.link(&peer).is_some() {
             return;
         }
         let said = self.known.get(&peer).and_then(Known::reach);
@@ -378,16 +379,19 @@ impl Gossip {
 
     async fn leave(mut self) {
         self.handle(Input::Leave);
-        let told = async {
+        // The core lets last words wait for company as any other.
+        let say = async {
             while let Some(due) = self.core.next_deadline() {
                 sleep_until(due.into()).await;
                 self.handle(Input::Tick);
             }
-            // Closing the lines ends their writers once they have written what waits.
-            self.lines.clear();
-            while self.writers.join_next().await.is_some() {}
         };
-        if timeout(LEAVE_WITHIN, told).await.is_err() {
+        // What is cut short concerns others.
+        let _ = timeout(LEAVE_WITHIN, say).await;
+        // Closing the lines ends their writers once they have written what waits.
+        self.lines.clear();
+        let all = async { while self.writers.join_next().await.is_some() {} };
+        if timeout(LEAVE_WITHIN, all).await.is_err() {
             info!("left before all peers had heard of it");
         }
     }

@@ -20,7 +20,7 @@ use crate::call::{Call, Carried, End, Limits, Sent, Timing};
 use crate::connections::Load;
 use crate::edges::{Counted, Tally};
 use crate::headers;
-use crate::link::{Far, H2, Lease, To};
+use crate::link::{Far, H2, Lease, To, unreachable};
 use crate::metrics::Count;
 use crate::pool::Key;
 use crate::refusal;
@@ -223,24 +223,33 @@ async fn attempt_at(
     let (target, address) = (far.target.clone(), far.address);
     let lane = shared.pool.lane(Key { caller: caller.service.clone(), target, address });
     let to = To::Node(Box::new(far));
+    let until = connect_until(route);
     let lease = tokio::select! {
         biased;
         lease = lane.lease(&to, &shared.ground, &shared.tasks) => lease,
         () = call.is_gone() => return None,
-        () = sleep_until(route.deadline.into()) => {
-            pending.report(Outcome::TimedOut);
-            let refusal = Reason::DeadlineExceeded.because(format!("no connection to {address} in time"));
-            refuse(shared, call, &refusal);
-            return None;
-        }
+        () = sleep_until(until.into()) => Err(unreachable(address, "no connection in time")),
     };
     match lease {
         Ok(lease) => send(shared, plan, route, pending, (call, n_tried), lease).await,
+        Err(_) if Instant::now() >= route.deadline => {
+            pending.report(Outcome::TimedOut);
+            let refusal = Reason::DeadlineExceeded.because(format!("no connection to {address} in time"));
+            refuse(shared, call, &refusal);
+            None
+        }
         Err(refusal) => {
             pending.report(Outcome::Unsent);
             Some(Back { call: Box::new(call), refusal, is_unreachable: true })
         }
     }
+}
+
+/// How long a call waits for a connection. One that only shows whether an endpoint is back leaves half of its
+/// time to another endpoint: connecting to a node that was cut off takes as long as many calls have.
+fn connect_until(route: &Route) -> Instant {
+    let left = route.deadline.saturating_duration_since(Instant::now());
+    if route.is_trial { route.deadline - left / 2 } else { route.deadline }
 }
 
 /// Sends a call to an endpoint over a connection that takes calls.

@@ -45,6 +45,9 @@ pub struct Route {
     pub endpoint: Arc<Endpoint>,
     /// When it is over: the caller's deadline, or the configured timeout.
     pub deadline: Instant,
+    /// Whether the endpoint is out, so that this shows whether it is back. If no connection can be made soon, the
+    /// call is better sent elsewhere.
+    pub is_trial: bool,
 }
 
 /// Names one attempt. Each is reported once, whatever happened.

@@ -132,10 +132,11 @@ impl Router {
                 .map_err(|why| unreachable_at(tried, name, why, &service.census(now, config)))?,
         }
         let idx = service.pick(now, request.attempt, config, &mut self.rng, &mut self.candidates)?;
+        let is_trial = !service.is_in(idx);
         let call = service.send(now, idx, config, &mut self.rng);
         let endpoint = call.endpoint.clone();
         let ticket = self.calls.insert(call).expect("it was seen not to be full");
-        Ok(Route { ticket, endpoint, deadline })
+        Ok(Route { ticket, endpoint, deadline, is_trial })
     }
 }
 

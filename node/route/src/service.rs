@@ -153,6 +153,11 @@ impl Service {
         }
     }
 
+    /// Whether the endpoint at `idx` is neither ejected nor known to be stalled.
+    pub(crate) fn is_in(&self, idx: usize) -> bool {
+        self.endpoints[idx].is_in()
+    }
+
     /// Sends an attempt to the endpoint at `idx`.
     pub(crate) fn send(&mut self, now: Instant, idx: usize, config: &Config, rng: &mut ChaCha8Rng) -> Call {
         let standing = &mut self.endpoints[idx];

@@ -155,6 +155,7 @@ fn few_calls_are_risked_on_a_stalled_endpoint_though_few_are_made() {
         let route = story.calls();
         story.waits(ms(10_000));
         let is_silent = idx_of(&route.endpoint) == 0;
+        assert_eq!(route.is_trial, is_silent);
         story.reports(&route, if is_silent { Outcome::TimedOut } else { answered(ms(5)) });
         is_silent
     });

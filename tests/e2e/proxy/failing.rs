@@ -157,6 +157,37 @@ async fn a_path_that_falls_silent_is_noticed_and_its_calls_are_lost() {
 }
 
 #[tokio::test]
+async fn no_call_waits_in_vain_for_a_connection_to_a_node_that_was_cut_off() {
+    let mut street = Street::new();
+    let (service, other) = (Service::start("nas").await, Service::start("tv").await);
+    let nas = street.house("nas", "echo", grpc(service.address), "svc/web").await;
+    let _tv = street.house("tv", "echo", grpc(other.address), "svc/web").await;
+    let path = street::Path::to(nas.inbound).await;
+    street.offer(&nas, "echo", path.address);
+    let pi = street.house("pi", "web", None, "").await;
+    let mut client = pi.client().await;
+    let mut call = async || {
+        let mut asked = request("echo", "Echo");
+        asked.headers_mut().insert("grpc-timeout", "600m".parse().unwrap());
+        client.ask(asked, message(0, b"")).await
+    };
+    while service.seen.n() == 0 || other.seen.n() == 0 {
+        call().await.is_ok();
+    }
+    path.falls_silent();
+    let (begun, mut failed) = (Instant::now(), Vec::new());
+    while begun.elapsed() < Duration::from_secs(6) {
+        if call().await.status() != Some(0) {
+            failed.push(begun.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // One finds out, and one is risked while the connection stands still.
+    assert!(failed.len() <= 2, "{failed:?}");
+    assert!(pi.handle.count(proxy::Count::CallRetried) > 0, "none was risked after that");
+}
+
+#[tokio::test]
 async fn calls_end_before_the_node_does() {
     let (_street, pi, nas, _service) = Street::pair().await;
     let mut client = pi.client().await;
