@@ -37,7 +37,8 @@ pub struct Config {
     pub urgent_delay: Duration,
     /// How long digests wait for company. Default 450 ms. Less spreads news sooner and sends more.
     pub digest_delay: Duration,
-    /// Least time between two signatures on changes of the own record. Default 5 s.
+    /// Time between two signatures on changes of the own record, over time: three may follow each other at once.
+    /// Default 5 s.
     pub sign_interval: Duration,
     /// Least time from one exchange with a random peer to the next. Default 10 s; more by itself in meshes of
     /// many hundreds.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use types::key::Unavailable;
 use types::{Keys, Now, PeerId, Refusal};
 
+use crate::config::Config;
 use crate::core::{Membership, Outbox};
 use crate::gossip::Kind;
 use crate::member::ShortId;
@@ -13,6 +14,10 @@ use crate::wire::{Packet, Step};
 
 /// Least time between two refutations, so that nobody can make this node sign all day.
 const REFUTE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many signatures may follow each other at once after a time without any. A node that starts, and a service
+/// that comes and goes, are known without delay; over time it stays at one for each interval.
+const SIGN_BURST: u32 = 3;
 
 /// The own record and what is to become of it.
 #[derive(Debug)]
@@ -25,7 +30,8 @@ pub(crate) struct Own {
     floor: u64,
     version_before: u64,
     sign_due: Option<Instant>,
-    signed_at: Option<Instant>,
+    /// Until when the signatures so far fill their intervals (the generic cell rate algorithm, ITU-T I.371).
+    filled_until: Option<Instant>,
     refute_due: Option<Instant>,
     refuted_at: Option<Instant>,
 }
@@ -43,7 +49,7 @@ impl Own {
             floor: start,
             version_before: 0,
             sign_due: None,
-            signed_at: None,
+            filled_until: None,
             refute_due: None,
             refuted_at: None,
         })
@@ -80,13 +86,23 @@ impl Own {
         self.stamp().version + 1
     }
 
-    fn stage(&mut self, now: Now, interval: Duration) {
-        let free_at = self.signed_at.map_or(now.mono, |at| at + interval);
-        self.sign_due.get_or_insert(free_at.max(now.mono));
+    /// Has what is staged signed: after a moment in which more may come to it, or when the rate allows.
+    fn stage(&mut self, now: Now, config: &Config) {
+        let free_at =
+            self.filled_until.and_then(|at| at.checked_sub(config.sign_interval * (SIGN_BURST - 1)));
+        let soon = now.mono + config.urgent_delay;
+        self.sign_due.get_or_insert(free_at.map_or(soon, |free_at| free_at.max(soon)));
     }
 
     /// Signs what is staged, at `incarnation`.
-    fn sign(&mut self, now: Now, incarnation: u64, leaves: bool, keys: &dyn Keys) -> Result<(), Unavailable> {
+    fn sign(
+        &mut self,
+        now: Now,
+        incarnation: u64,
+        leaves: bool,
+        interval: Duration,
+        keys: &dyn Keys,
+    ) -> Result<(), Unavailable> {
         let is_changed = self.sign_due.is_some();
         let version = if is_changed { self.next_version() } else { self.stamp().version };
         let stamp = Stamp { incarnation, version };
@@ -95,7 +111,8 @@ impl Own {
         self.record = record;
         if is_changed {
             self.sign_due = None;
-            self.signed_at = Some(now.mono);
+            let from = self.filled_until.map_or(now.mono, |at| at.max(now.mono));
+            self.filled_until = Some(from + interval);
         }
         Ok(())
     }
@@ -117,7 +134,7 @@ impl Membership {
         put(&mut entries, Entry { key: key.into(), value: value.into(), version });
         check_bounds(&entries)?;
         self.own.staged = entries;
-        self.own.stage(now, self.config.sign_interval);
+        self.own.stage(now, &self.config);
         Ok(())
     }
 
@@ -127,7 +144,7 @@ impl Membership {
         self.own.staged.retain(|entry| &*entry.key != key);
         if self.own.staged.len() < len {
             self.own.floor = self.own.next_version();
-            self.own.stage(now, self.config.sign_interval);
+            self.own.stage(now, &self.config);
         }
     }
 
@@ -162,7 +179,7 @@ impl Membership {
     }
 
     fn publish(&mut self, now: Now, incarnation: u64, leaves: bool, out: &mut Outbox) {
-        if let Err(err) = self.own.sign(now, incarnation, leaves, &*self.keys) {
+        if let Err(err) = self.own.sign(now, incarnation, leaves, self.config.sign_interval, &*self.keys) {
             // Staged entries wait for another try; whoever accuses will do so again.
             self.own.sign_due = self.own.sign_due.map(|_| now.mono + self.config.sign_interval);
             return out.unavailable(err);
