@@ -74,11 +74,11 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let second = Duration::from_secs(1);
         let wrong = [
-            (!self.socket.is_absolute(), "api.socket must be an absolute path"),
-            (!(4..=65_536).contains(&self.connections_max), "api.connections_max goes from 4 to 65,536"),
-            (!(1..=4_096).contains(&self.streams_max), "api.streams_max goes from 1 to 4,096"),
-            (!(second..=3600 * second).contains(&self.keepalive), "api.keepalive_ms goes from 1 s to 1 h"),
-            (self.drain > 300 * second, "api.drain_ms goes up to 5 min"),
+            (!self.socket.is_absolute(), "the path of the API's socket must be absolute: set `run` to an absolute path"),
+            (!(4..=65_536).contains(&self.connections_max), "connections_max of the API goes from 4 to 65,536"),
+            (!(1..=4_096).contains(&self.streams_max), "streams_max of the API goes from 1 to 4,096"),
+            (!(second..=3600 * second).contains(&self.keepalive), "keepalive of the API goes from 1 s to 1 h"),
+            (self.drain > 300 * second, "drain of the API goes up to 5 min"),
         ];
         match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
             Some((_, what)) => Err(Error::Config(what)),
@@ -95,8 +95,8 @@ mod tests {
     fn the_defaults_hold_and_what_is_out_of_bounds_is_named() {
         assert!(Config::default().check().is_ok());
         let config = Config { streams_max: 0, ..Config::default() };
-        assert!(config.check().expect_err("no streams").to_string().contains("api.streams_max"));
+        assert!(config.check().expect_err("no streams").to_string().contains("streams_max"));
         let config = Config { socket: "api.sock".into(), ..Config::default() };
-        assert!(config.check().expect_err("a relative path").to_string().contains("api.socket"));
+        assert!(config.check().expect_err("a relative path").to_string().contains("`run`"));
     }
 }

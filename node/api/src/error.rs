@@ -22,7 +22,7 @@ pub enum Error {
     },
     /// The socket cannot be made.
     #[error(
-        "failed to listen on {}: run as a user who may write there, or set api.socket", path.display()
+        "failed to listen on {}: run as a user who may write there, or set `run`", path.display()
     )]
     Socket {
         /// Where.
@@ -31,10 +31,10 @@ pub enum Error {
         source: io::Error,
     },
     /// Another process answers on the socket.
-    #[error("another node listens on {}: stop it, or set api.socket", .0.display())]
+    #[error("another node listens on {}: stop it, or set `run`", .0.display())]
     Taken(PathBuf),
     /// Something else lies where the socket shall be.
-    #[error("{} is there already and no socket: move it away, or set api.socket", .0.display())]
+    #[error("{} is there already and no socket: move it away, or set `run`", .0.display())]
     Foreign(PathBuf),
     /// The descriptors built into the program cannot be read.
     #[error("failed to set up reflection: report this")]

@@ -192,7 +192,7 @@ impl Shared {
             Ok(Accepted::Peer(stream, peer)) => {
                 let Ok(_place) = self.remote.try_acquire() else {
                     self.counts.add(Count::ConnectionShed);
-                    warn!(caller = %peer.caller.id, "shed a connection: raise api.connections_max");
+                    warn!(caller = %peer.caller.id, "shed a connection: too many are there");
                     return;
                 };
                 debug!(source.address = %from, peer = %peer, "a caller connected");

@@ -84,9 +84,9 @@ impl Scope {
     pub fn with(&self, other: &Self) -> Result<Self, Error> {
         match (self, other) {
             (Self::All, _) | (_, Self::All) => Ok(Self::All),
-            (Self::Only(_), Self::Only(_)) => {
-                let items = [self.items(), other.items()].concat();
-                Self::read(items.iter().map(String::as_str))
+            // What is in both counts once.
+            (Self::Only(mine), Self::Only(theirs)) => {
+                Self::read(Self::Only(mine | theirs).items().iter().map(String::as_str))
             }
         }
     }
@@ -147,6 +147,13 @@ mod tests {
         check("svc/*", "svc/*", "svc/a", Some("svc/a"));
         check("svc/*", "svc/a", "", None);
         check("svc/*", "", "svc/a", Some("svc/*"));
+    }
+
+    #[test]
+    fn what_is_in_both_counts_once() {
+        let long: Vec<_> = (0..15).map(|n| format!("svc/{}{n:02}", "a".repeat(60))).collect();
+        let scope = Scope::read(long.iter().map(String::as_str)).expect("a scope of 930 bytes");
+        assert_eq!(scope.with(&scope), Ok(scope.clone()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What can be set, and what ships.
 //!
-//! The bounds in the comments are the daemon's to check where it reads what users write.
+//! Users set none of it: the bounds are a contract with whoever builds the core.
 
 use std::time::Duration;
 
@@ -73,5 +73,54 @@ impl Default for Config {
             retry_interval: Duration::from_secs(2),
             dead_kept: Duration::from_secs(6 * 3600),
         }
+    }
+}
+
+impl Config {
+    /// Refuses what is out of bounds.
+    ///
+    /// # Errors
+    /// The field.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let rules = [
+            (!self.probe_interval.is_zero(), "probe_interval"),
+            (!self.ping_timeout.is_zero(), "ping_timeout"),
+            (self.probe_timeout >= self.ping_timeout.saturating_mul(2), "probe_timeout"),
+            ((1..=16).contains(&self.rings), "rings"),
+            (self.few_rings >= 2.min(self.rings) && self.few_rings <= self.rings, "few_rings"),
+            (self.suspicion_alpha >= 1, "suspicion_alpha"),
+            (self.suspicion_beta >= 1, "suspicion_beta"),
+            (self.confirmations <= 7, "confirmations"),
+            (!self.sign_interval.is_zero(), "sign_interval"),
+            (self.sign_burst >= 1, "sign_burst"),
+            (!self.exchange_interval.is_zero(), "exchange_interval"),
+            (!self.retry_interval.is_zero(), "retry_interval"),
+        ];
+        match rules.into_iter().find(|(is_kept, _)| !is_kept) {
+            Some((_, field)) => Err(field),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_hold_and_what_is_out_of_bounds_is_named() {
+        #[track_caller]
+        fn check(set: fn(&mut Config), expected: Result<(), &str>) {
+            let mut config = Config::default();
+            set(&mut config);
+            assert_eq!(config.check(), expected);
+        }
+        check(|_| {}, Ok(()));
+        check(|config| config.sign_burst = 0, Err("sign_burst"));
+        check(|config| config.rings = 17, Err("rings"));
+        check(|config| config.few_rings = 1, Err("few_rings"));
+        check(|config| config.few_rings = 7, Err("few_rings"));
+        check(|config| config.confirmations = 8, Err("confirmations"));
+        check(|config| config.probe_timeout = config.ping_timeout, Err("probe_timeout"));
     }
 }

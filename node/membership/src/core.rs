@@ -118,11 +118,12 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// A node that knows nobody yet. `rng` is seeded by the caller.
+    /// A node that knows nobody yet. `rng` is seeded by the caller; `config` keeps its bounds.
     ///
     /// # Errors
     /// If the node's key is not at hand.
     pub fn new(now: Now, config: Config, keys: Arc<dyn Keys>, rng: ChaCha8Rng) -> Result<Self, Unavailable> {
+        debug_assert_eq!(config.check(), Ok(()));
         let public = keys.public(KeySlot::Node)?;
         let bytes = public.as_bytes().try_into().map_err(|_| Unavailable(KeySlot::Node))?;
         let peer = PeerId(bytes);

@@ -84,7 +84,7 @@ impl Own {
     }
 
     fn stage(&mut self, now: Now, config: &Config) {
-        let ahead = config.sign_interval * (config.sign_burst - 1);
+        let ahead = config.sign_interval * config.sign_burst.saturating_sub(1);
         let free_at = self.signed_until.map_or(now.mono, |at| at.checked_sub(ahead).unwrap_or(now.mono));
         self.sign_due.get_or_insert(free_at.max(now.mono));
     }

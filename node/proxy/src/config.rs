@@ -115,22 +115,22 @@ impl Config {
             (is_local(&self.outbound), "proxy.outbound", "a loopback address, such as 127.0.0.1:7480"),
             (
                 self.tunnels.len() <= TUNNELS_MAX && self.tunnels.iter().all(|it| is_local(&it.listen)),
-                "proxy.tunnels",
-                "at most 256, each on a loopback address",
+                "outbound.listen",
+                "a loopback address, for at most 256 of them",
             ),
-            ((8..=65_536).contains(&self.connections_max), "proxy.connections_max", "8 to 65,536"),
-            ((1..=10_000).contains(&self.streams_max), "proxy.streams_max", "1 to 10,000"),
+            ((8..=65_536).contains(&self.connections_max), "connections_max", "8 to 65,536"),
+            ((1..=10_000).contains(&self.streams_max), "streams_max", "1 to 10,000"),
             (
                 (4 << 10..=1 << 20).contains(&self.header_bytes_max),
-                "proxy.header_bytes_max",
+                "header_bytes_max",
                 "4 KiB to 1 MiB",
             ),
-            ((64 << 10..=16 << 20).contains(&self.window_bytes), "proxy.window_bytes", "64 KiB to 16 MiB"),
-            ((ms(50)..=secs(60)).contains(&self.connect_timeout), "proxy.connect_timeout", "50 ms to 1 min"),
-            (sign.contains(&self.ping_interval), "proxy.ping_interval", "100 ms to 1 min"),
-            (sign.contains(&self.ping_timeout), "proxy.ping_timeout", "100 ms to 1 min"),
-            ((secs(1)..=secs(3600)).contains(&self.idle_timeout), "proxy.idle_timeout", "1 s to 1 h"),
-            (self.drain_timeout <= secs(300), "proxy.drain_timeout", "0 to 5 min"),
+            ((64 << 10..=16 << 20).contains(&self.window_bytes), "window_bytes", "64 KiB to 16 MiB"),
+            ((ms(50)..=secs(60)).contains(&self.connect_timeout), "connect_timeout", "50 ms to 1 min"),
+            (sign.contains(&self.ping_interval), "ping_interval", "100 ms to 1 min"),
+            (sign.contains(&self.ping_timeout), "ping_timeout", "100 ms to 1 min"),
+            ((secs(1)..=secs(3600)).contains(&self.idle_timeout), "idle_timeout", "1 s to 1 h"),
+            (self.drain_timeout <= secs(300), "drain_timeout", "0 to 5 min"),
         ];
         match rules.into_iter().find(|(is_kept, ..)| !is_kept) {
             Some((_, field, bounds)) => Err(Error::Bounds { field, bounds }),
@@ -164,14 +164,14 @@ mod tests {
         assert!(Config { tunnels: vec![tunnel("127.0.0.1:5432")], ..Config::default() }.check().is_ok());
         assert!(Config { tunnels: vec![tunnel("0.0.0.0:5432")], ..Config::default() }.check().is_err());
         check(|config| config.outbound.set_ip(Ipv4Addr::UNSPECIFIED.into()), Some("proxy.outbound"));
-        check(|config| config.connections_max = 1, Some("proxy.connections_max"));
-        check(|config| config.streams_max = 0, Some("proxy.streams_max"));
-        check(|config| config.header_bytes_max = 1, Some("proxy.header_bytes_max"));
-        check(|config| config.window_bytes = u32::MAX, Some("proxy.window_bytes"));
-        check(|config| config.connect_timeout = Duration::ZERO, Some("proxy.connect_timeout"));
-        check(|config| config.ping_interval = Duration::ZERO, Some("proxy.ping_interval"));
-        check(|config| config.ping_timeout = Duration::MAX, Some("proxy.ping_timeout"));
-        check(|config| config.idle_timeout = Duration::ZERO, Some("proxy.idle_timeout"));
-        check(|config| config.drain_timeout = Duration::MAX, Some("proxy.drain_timeout"));
+        check(|config| config.connections_max = 1, Some("connections_max"));
+        check(|config| config.streams_max = 0, Some("streams_max"));
+        check(|config| config.header_bytes_max = 1, Some("header_bytes_max"));
+        check(|config| config.window_bytes = u32::MAX, Some("window_bytes"));
+        check(|config| config.connect_timeout = Duration::ZERO, Some("connect_timeout"));
+        check(|config| config.ping_interval = Duration::ZERO, Some("ping_interval"));
+        check(|config| config.ping_timeout = Duration::MAX, Some("ping_timeout"));
+        check(|config| config.idle_timeout = Duration::ZERO, Some("idle_timeout"));
+        check(|config| config.drain_timeout = Duration::MAX, Some("drain_timeout"));
     }
 }

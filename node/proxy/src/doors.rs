@@ -68,7 +68,7 @@ impl Door {
                         }
                         Err(_) => {
                             counts.add(Count::ConnectionShed);
-                            debug!("shed a connection: proxy.connections_max are open");
+                            debug!("shed a connection: too many are open");
                         }
                     },
                     Err(err) => {

@@ -30,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The Unix socket cannot be had.
-    #[error("failed to listen on {}: see that its folder exists and can be written, or set proxy.socket", path.display())]
+    #[error("failed to listen on {}: see that its folder exists and can be written, or set `run`", path.display())]
     Socket {
         /// The socket's path.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Another program answers on the Unix socket.
-    #[error("another program listens on {}: stop it, or set proxy.socket", .0.display())]
+    #[error("another program listens on {}: stop it, or set `run`", .0.display())]
     SocketTaken(PathBuf),
     /// Callers cannot be told apart.
     #[error("failed to prepare for telling who calls")]

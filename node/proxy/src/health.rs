@@ -126,6 +126,7 @@ impl Checker {
         attestor: Arc<Attestor>,
         service: ServiceName,
     ) -> (Self, watch::Receiver<Result<(), Refusal>>) {
+        debug_assert_eq!(config.check(), Ok(()));
         let unknown = Reason::ServiceUnhealthy.because(format!("`{service}` is not checked yet"));
         let (health, seen) = watch::channel(Err(unknown));
         let streak = Streak::default();

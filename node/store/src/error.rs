@@ -17,7 +17,7 @@ pub enum Error {
     /// Nothing was opened.
     #[error(
         "failed to use `{dir}` as the state directory: let the user that runs sagemesh write there, or set \
-         store.dir to another"
+         `state` to another"
     )]
     Directory { dir: PathBuf, source: Arc<io::Error> },
     /// Nothing was opened.
@@ -25,7 +25,7 @@ pub enum Error {
     Exposed { dir: PathBuf },
     /// Nothing was opened.
     #[error(
-        "another sagemesh uses the state directory `{dir}`: stop it first, or set store.dir to another directory"
+        "another sagemesh uses the state directory `{dir}`: stop it first, or set `state` to another directory"
     )]
     Locked { dir: PathBuf },
     /// What was opened was closed again.
@@ -54,7 +54,7 @@ pub enum Error {
     Open { path: PathBuf, source: Arc<rusqlite::Error> },
     /// Nothing was opened.
     #[error(
-        "the file system of `{path}` cannot hold a write-ahead log: set store.dir to a directory on a local disk"
+        "the file system of `{path}` cannot hold a write-ahead log: set `state` to a directory on a local disk"
     )]
     NoLog { path: PathBuf },
     /// A durable commit was not made; a batched one is kept and tried again.

@@ -61,7 +61,7 @@ fn a_directory_that_cannot_be_made_is_refused() {
     for parent in [dir.path().join("file"), "/proc/self".into()] {
         let error = Home::at(&parent.join("state")).refuses(&[]);
         assert!(matches!(error, Error::Directory { .. }), "{error:?}");
-        assert!(error.to_string().ends_with("or set store.dir to another"), "{error}");
+        assert!(error.to_string().ends_with("or set `state` to another"), "{error}");
     }
 }
 
