@@ -14,7 +14,7 @@ use tls::{Accepted, Peer, Pq, Server};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{Instrument, debug, info};
 
 use types::{Reason, Refusal, ServiceName, SpiffeId, Workload};
 
@@ -31,6 +31,7 @@ use crate::room::Shared;
 use crate::serve::{Life, serve};
 use crate::socket;
 use crate::table::{Backend, Protocol, Table};
+use crate::trace;
 use crate::tunnel;
 
 /// How often a call is tried at the service: again if the service was closing the connection.
@@ -141,7 +142,9 @@ async fn calls(shared: &Arc<Shared>, stream: TlsStream<TcpStream>, guest: Guest,
                 backend
             }
         };
+        let span = trace::span("server", &incoming.head.headers);
         call(Arc::clone(shared), table, backend, (Arc::clone(&guest), Arc::clone(&lane)), incoming)
+            .instrument(span)
     };
     let ended = serve(stream, &shared.ground.config, &shared.ground.counts, &life, on_call).await;
     let why = ended.err().map(|err| err.to_string());

@@ -35,6 +35,7 @@ mod refusal;
 mod routes;
 mod socket;
 mod tasks;
+mod trace;
 
 pub use crate::config::{Config, Tunnel};
 pub use crate::connections::{ConnectionView, Direction};

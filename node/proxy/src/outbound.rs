@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{Instrument, debug, info};
 
 use attest::Owner;
 use route::{Attempt, EndpointId, Outcome, Route};
@@ -28,6 +28,7 @@ use crate::room::Shared;
 use crate::routes::Pending;
 use crate::serve::{Life, serve};
 use crate::table::Table;
+use crate::trace;
 
 /// Endpoints that one call is tried at: the most that `route.attempts_max` can be. `route` says how many.
 pub(crate) const ATTEMPTS_MAX: usize = 10;
@@ -120,7 +121,8 @@ pub(crate) async fn connection<T: AsyncRead + AsyncWrite + Unpin>(
             drain.cancel();
         }
         let (table, caller) = callers.caller(&shared);
-        call(Arc::clone(&shared), table, caller, incoming)
+        let span = trace::span("client", &incoming.head.headers);
+        call(Arc::clone(&shared), table, caller, incoming).instrument(span)
     };
     let ended = serve(stream, &shared.ground.config, &shared.ground.counts, &life, on_call).await;
     if let Err(err) = ended {
