@@ -26,8 +26,8 @@ impl Mesh {
             sagemesh.peer.name = %link.name,
             network.peer.address = %link.address,
             network.connection.direction = link.direction.name(),
-            tls.curve = ?tls.group,
-            sagemesh.tls.signature = ?tls.signature,
+            tls.curve = tls.group.and_then(|group| group.as_str()),
+            sagemesh.tls.signature = tls.signature.and_then(|scheme| scheme.as_str()),
             "linked"
         );
         if let Some(record) = tls.caller.carried.clone() {
