@@ -235,9 +235,13 @@ impl Membership {
         if let Err(refusal) = self.members.admit(peer, now.mono) {
             return self.refuse(None, refusal, out);
         }
+        let id = ShortId::of(peer);
         if self.members.n_present() == 0 {
             // This may be the first that can be met.
             self.exchanger.hurry(now);
+        } else if let Some(from) = self.exchanger.take_stranger(id) {
+            let wants = vec![Mark { author: id, stamp: Stamp::default() }];
+            self.send(from, &Packet { wants, ..Packet::default() }, out);
         } else if self.members.len() > 2 * self.members.n_present() {
             // Most are strangers still. What was said of them before they were admitted was passed over.
             self.exchanger.ask_again(now);
@@ -410,6 +414,23 @@ mod tests {
         story.sent.clear();
         story.input(Input::Connected(peer(7)));
         let asked = |(to, packet): &(PeerId, Packet)| *to == peer(7) && packet.exchange.is_some();
+        assert!(story.sent.iter().any(asked), "{:?}", story.sent);
+    }
+
+    #[test]
+    fn a_newcomer_whose_record_came_first_is_asked_for_once_it_is_admitted() {
+        let mut story = Story::new(3);
+        let stamp = Stamp { incarnation: 1000, version: 1000 };
+        let record = crate::record::Record::sign(stamp, 1000, false, Vec::new(), &crate::testing::keys(9));
+        let delta = record.expect("a key").delta(0);
+        let author = ShortId::of(peer(9));
+        let step = crate::wire::Step { author, delta, hops: 1 };
+        story.hears(2, &Packet { deltas: vec![step], ..Packet::default() });
+        story.sent.clear();
+        story.input(Input::Admitted(peer(9)));
+        let asked = |(to, packet): &(PeerId, Packet)| {
+            *to == peer(2) && packet.wants.iter().any(|mark| mark.author == author)
+        };
         assert!(story.sent.iter().any(asked), "{:?}", story.sent);
     }
 

@@ -4,6 +4,7 @@
 //! and joins the halves of a mesh that was parted. Deaths are compared as well: who missed an accusation
 //! is sent all there are, and its suspect still gets time to answer.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -28,6 +29,8 @@ const WANT_TIMEOUT: Duration = Duration::from_millis(700);
 const WANTS_MAX: usize = 1024;
 /// Most further peers to ask for one record.
 const SOURCES_MAX: usize = 3;
+/// Most records of strangers that are kept in mind.
+const STRANGERS_MAX: usize = 64;
 /// Most bytes of deltas in one answer, more or less.
 const ANSWER_LEN_MAX: usize = 32 * 1024;
 
@@ -39,6 +42,9 @@ pub(crate) struct Exchanger {
     /// With whom, if not at random.
     with: Option<ShortId>,
     wants: Vec<Want>,
+    /// Whose records were passed over as they were no members, and who had them; the latest last. News of a
+    /// newcomer comes sooner than its admission.
+    strangers: VecDeque<(ShortId, ShortId)>,
     /// Requests that found no room; the next exchange makes up for them.
     pub(crate) n_shed: u64,
 }
@@ -54,11 +60,33 @@ struct Want {
 
 impl Exchanger {
     pub(crate) fn new(at: Instant) -> Self {
-        Self { due: at, interval: INTERVAL_MIN, with: None, wants: Vec::new(), n_shed: 0 }
+        Self {
+            due: at,
+            interval: INTERVAL_MIN,
+            with: None,
+            wants: Vec::new(),
+            strangers: VecDeque::new(),
+            n_shed: 0,
+        }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
         self.wants.iter().map(|want| want.due).fold(self.due, Instant::min)
+    }
+
+    /// Keeps in mind who has a stranger's record.
+    fn note_stranger(&mut self, author: ShortId, from: ShortId) {
+        self.strangers.retain(|(stranger, _)| *stranger != author);
+        if self.strangers.len() == STRANGERS_MAX {
+            self.strangers.pop_front();
+        }
+        self.strangers.push_back((author, from));
+    }
+
+    /// Who has the record of one that is a stranger no more.
+    pub(crate) fn take_stranger(&mut self, author: ShortId) -> Option<ShortId> {
+        let idx = self.strangers.iter().position(|(stranger, _)| *stranger == author)?;
+        self.strangers.remove(idx).map(|(_, from)| from)
     }
 
     /// The next exchange is due, with this peer.
@@ -224,7 +252,10 @@ impl Membership {
     pub(crate) fn take_holds(&mut self, now: Now, from: ShortId, holds: &[Mark], reply: &mut Packet) {
         for mark in holds {
             self.gossip.suppress(from, mark.author, Kind::Holds);
-            let Some(member) = self.members.by_id(mark.author) else { continue };
+            let Some(member) = self.members.by_id(mark.author) else {
+                self.exchanger.note_stranger(mark.author, from);
+                continue;
+            };
             if mark.stamp <= member.stamp {
                 continue;
             }
@@ -262,8 +293,11 @@ impl Membership {
             self.meet_former_self(now, from, &delta, out);
             return false;
         }
-        // Its admission may be on its way; an exchange brings the record again.
-        let Some(member) = self.members.by_id_mut(author) else { return false };
+        let Some(member) = self.members.by_id_mut(author) else {
+            // Its admission may be on its way.
+            self.exchanger.note_stranger(author, from);
+            return false;
+        };
         let stamp = delta.head.stamp;
         if stamp <= member.stamp {
             self.gossip.suppress(from, author, Kind::Delta);

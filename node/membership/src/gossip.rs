@@ -70,6 +70,12 @@ impl Gossip {
         self.is_stale = true;
     }
 
+    /// They are to be computed again however lately they were.
+    pub(crate) fn spoil_at_once(&mut self) {
+        self.is_stale = true;
+        self.refreshed_at = None;
+    }
+
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.urgent_due.into_iter().chain(self.digest_due).min()
     }

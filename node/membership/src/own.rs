@@ -169,6 +169,8 @@ impl Membership {
 
     /// Says that this node leaves. It does nothing else afterwards.
     pub(crate) fn leave(&mut self, now: Now, out: &mut Outbox) {
+        // Who was met just now is to hear it as well: there is no later.
+        self.gossip.spoil_at_once();
         self.publish(now, self.own.stamp().incarnation + 1, true, out);
     }
 

@@ -215,7 +215,7 @@ fn a_node_that_was_killed_or_left_comes_back_as_itself() {
     for link in links.as_array().unwrap() {
         assert_eq!(
             (&link["tls_group"], &link["tls_signature"]),
-            (&json!("X25519MLKEM768"), &json!("ML_DSA_65"))
+            (&json!("X25519MLKEM768"), &json!("ML-DSA-65"))
         );
     }
     for other in ["pi", "nas"] {
