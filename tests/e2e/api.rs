@@ -341,6 +341,26 @@ async fn connections_beyond_the_bound_are_shed_and_places_come_back() {
     .await;
 }
 
+#[tokio::test]
+async fn a_connection_is_closed_that_makes_no_call_in_time_and_no_other() {
+    let place = Place::start().await;
+    let busy = place.local().await;
+    call(&busy, "/grpc.health.v1.Health/Check").await.unwrap();
+    let n_before = place.counts.of(Count::Connected);
+    // It does not even say that it speaks HTTP/2.
+    let mut silent = tokio::net::UnixStream::connect(place.path("api.sock")).await.unwrap();
+    place.counts(Count::Connected, n_before + 1).await;
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let mut rest = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest).await.unwrap();
+    assert!(begun.elapsed() >= api::config::FIRST_CALL_WITHIN);
+    tokio::time::sleep(api::config::FIRST_CALL_WITHIN).await;
+    tokio::time::resume();
+    call(&busy, "/grpc.health.v1.Health/Check").await.unwrap();
+    assert_eq!(place.counts.of(Count::Connected), n_before + 1, "it is the same connection");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_panics_takes_its_connection_along_and_no_other() {
     let place = Place::start().await;

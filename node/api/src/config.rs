@@ -40,7 +40,8 @@ pub struct Config {
     pub group: String,
     /// How post-quantum connections to the port must be. Default `prefer`, which lets stock clients in.
     pub pq: Pq,
-    /// Connections at a time, on each of the two. Default 256, from 4 to 65,536; more take memory.
+    /// Connections at a time, on each of the two. Default 256, from 4 to 65,536; more take memory. On the socket
+    /// callers who are no admin have three quarters of them at most, and one user a quarter.
     pub connections_max: usize,
     /// Calls at a time on one connection. Default 64, from 1 to 4,096.
     pub streams_max: u32,

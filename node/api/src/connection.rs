@@ -69,7 +69,7 @@ impl Drop for Alarm {
     }
 }
 
-/// Serves the calls of `origin` until it goes, no longer holds, or `stop`; calls that go on then are finished.
+/// Serves the calls of `origin` until it goes, no longer holds, makes none, or `stop`; calls that go on then are finished.
 pub(crate) async fn serve<S>(stream: S, origin: Origin, gate: Gate, config: &Config, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -104,9 +104,12 @@ where
                 is_ending = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = first_call.as_mut(), if !is_ending && !called.is_cancelled() => {
-                is_ending = true;
-                connection.as_mut().graceful_shutdown();
+            () = first_call.as_mut(), if !called.is_cancelled() => {
+                // A call may have come since this began to wait.
+                if !called.is_cancelled() {
+                    debug!(caller = %origin, "closing a connection without a call");
+                    return;
+                }
             }
             () = panicked.cancelled() => {
                 counts.add(Count::ConnectionPanicked);

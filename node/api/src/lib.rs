@@ -24,6 +24,7 @@ mod origin;
 
 mod connection;
 mod joining;
+mod places;
 pub mod server;
 mod socket;
 

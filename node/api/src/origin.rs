@@ -19,6 +19,14 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
+    /// The user whose connections are bounded: of a process of this machine that is no admin's.
+    pub(crate) const fn bounded_uid(&self) -> Option<u32> {
+        match self {
+            Self::Local(caller, role) if !matches!(role, Role::Admin) => Some(caller.uid),
+            Self::Local(..) | Self::Remote(_) => None,
+        }
+    }
+
     /// Whether the caller would be let in still.
     pub(crate) fn recheck(&self, now: Now, members: &Members) -> Result<(), Refusal> {
         match self {

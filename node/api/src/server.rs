@@ -36,6 +36,7 @@ use crate::mesh_service::Api;
 use crate::metrics::{Count, Counts};
 use crate::node::Node;
 use crate::origin::Origin;
+use crate::places::Places;
 use crate::socket::Socket;
 
 /// How long nothing is accepted after accepting failed, such as for want of file descriptors.
@@ -64,7 +65,7 @@ struct Shared {
     joiners: Arc<Semaphore>,
     /// Connections on the port, and on the socket: neither takes the other's places.
     remote: Arc<Semaphore>,
-    local: Arc<Semaphore>,
+    local: Arc<Places>,
 }
 
 impl Server {
@@ -90,8 +91,8 @@ impl Server {
         let api = Api { node: Arc::clone(&node), svids, address, stop: stop.clone() };
         let (routes, health) = routes(api)?;
         let gate = Gate { routes, members: node.members(), counts: Arc::clone(&counts) };
-        let places = || Arc::new(Semaphore::new(config.connections_max));
-        let (remote, local) = (places(), places());
+        let remote = Arc::new(Semaphore::new(config.connections_max));
+        let local = Places::new(config.connections_max);
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let joiners = Arc::new(Semaphore::new(JOINERS_MAX));
         let shared = Shared { config, node, gate, tls, counts, stop, handshakes, joiners, remote, local };
@@ -161,22 +162,21 @@ impl Shared {
     }
 
     fn admit_local(self: &Arc<Self>, stream: UnixStream, socket: &Socket, tasks: &mut JoinSet<()>) {
-        let Ok(place) = Arc::clone(&self.local).try_acquire_owned() else {
+        let origin = match socket.origin(&stream) {
+            Ok(origin) => origin,
+            // It was closed already.
+            Err(err) => return debug!(error = %err, "failed to tell who is at the socket"),
+        };
+        let Some(place) = self.local.take(origin.bounded_uid()) else {
             self.counts.add(Count::ConnectionShed);
-            debug!("shed a connection on the socket: too many are there");
+            debug!(caller = %origin, "shed a connection on the socket: too many are there");
             return;
         };
-        match socket.origin(&stream) {
-            Ok(origin) => {
-                let shared = Arc::clone(self);
-                tasks.spawn(async move {
-                    let _place = place;
-                    shared.serve(stream, origin).await;
-                });
-            }
-            // It was closed already.
-            Err(err) => debug!(error = %err, "failed to tell who is at the socket"),
-        }
+        let shared = Arc::clone(self);
+        tasks.spawn(async move {
+            let _place = place;
+            shared.serve(stream, origin).await;
+        });
     }
 
     /// Shakes hands, and serves whoever it is.
