@@ -75,10 +75,19 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         let second = Duration::from_secs(1);
         let wrong = [
-            (!self.socket.is_absolute(), "the path of the API's socket must be absolute: set `run` to an absolute path"),
-            (!(4..=65_536).contains(&self.connections_max), "connections_max of the API goes from 4 to 65,536"),
+            (
+                !self.socket.is_absolute(),
+                "the path of the API's socket must be absolute: set `run` to an absolute path",
+            ),
+            (
+                !(4..=65_536).contains(&self.connections_max),
+                "connections_max of the API goes from 4 to 65,536",
+            ),
             (!(1..=4_096).contains(&self.streams_max), "streams_max of the API goes from 1 to 4,096"),
-            (!(second..=3600 * second).contains(&self.keepalive), "keepalive of the API goes from 1 s to 1 h"),
+            (
+                !(second..=3600 * second).contains(&self.keepalive),
+                "keepalive of the API goes from 1 s to 1 h",
+            ),
             (self.drain > 300 * second, "drain of the API goes up to 5 min"),
         ];
         match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
