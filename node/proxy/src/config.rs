@@ -44,7 +44,8 @@ pub struct Config {
     /// How calls are routed.
     pub route: route::Config,
     /// Most connections at once, each of outbound, inbound and tunnels. Default 1,024, from 8 to 65,536. More
-    /// are closed at once. A hostile member can make this node hold 16 stream windows a connection.
+    /// are closed at once. One user of this machine has a quarter of outbound at most, root and the user who runs
+    /// the node excepted. A hostile member can make this node hold 16 stream windows a connection.
     pub connections_max: u32,
     /// Most calls at once on one connection. Default 1,000, from 1 to 10,000. More wait at the caller.
     pub streams_max: u32,
@@ -120,11 +121,7 @@ impl Config {
             ),
             ((8..=65_536).contains(&self.connections_max), "connections_max", "8 to 65,536"),
             ((1..=10_000).contains(&self.streams_max), "streams_max", "1 to 10,000"),
-            (
-                (4 << 10..=1 << 20).contains(&self.header_bytes_max),
-                "header_bytes_max",
-                "4 KiB to 1 MiB",
-            ),
+            ((4 << 10..=1 << 20).contains(&self.header_bytes_max), "header_bytes_max", "4 KiB to 1 MiB"),
             ((64 << 10..=16 << 20).contains(&self.window_bytes), "window_bytes", "64 KiB to 16 MiB"),
             ((ms(50)..=secs(60)).contains(&self.connect_timeout), "connect_timeout", "50 ms to 1 min"),
             (sign.contains(&self.ping_interval), "ping_interval", "100 ms to 1 min"),
