@@ -422,18 +422,19 @@ impl Services {
                 (name.clone(), offer.encode_to_vec())
             })
             .collect();
-        let key = |name: &ServiceName| format!("{OFFER}{name}");
         let gone = self.offered.keys().filter(|name| !offers.contains_key(*name));
-        let gone: BTreeMap<_, _> = gone.map(|name| (key(name), None)).collect();
-        let new = offers.iter().filter(|(name, offer)| self.offered.get(*name) != Some(*offer));
-        let new: BTreeMap<_, _> = new.map(|(name, offer)| (key(name), Some(offer.clone()))).collect();
+        let gone: BTreeMap<_, _> = gone.map(|name| (format!("{OFFER}{name}"), None)).collect();
+        let mut new = offers.clone();
+        new.retain(|name, offer| self.offered.get(name) != Some(offer));
+        // Some may be told though others fail: until all are, none counts as told rightly. No offer is empty.
+        self.offered.extend(new.keys().map(|name| (name.clone(), Vec::new())));
+        let new = new.into_iter().map(|(name, offer)| (format!("{OFFER}{name}"), Some(offer))).collect();
         // What goes makes room for what comes.
         for entries in [gone, new] {
             if entries.is_empty() {
                 continue;
             }
             if let Err(refusal) = self.node.gossip.put(entries).await {
-                // Nothing is noted, so that it is tried again.
                 return warn!(error = %refusal, "failed to offer all services");
             }
         }
