@@ -2,7 +2,7 @@
 //! the certificates again from the member records.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 use tracing::{debug, warn};
@@ -45,6 +45,44 @@ pub async fn say(
             warn!(error = %refusal, "failed to tell this node's certificates: stock clients elsewhere lack them");
             said
         }
+    }
+}
+
+/// The last answer of [`all`], which costs two signatures' checks for each node: as long as neither the member
+/// map nor what nodes say is another.
+#[derive(Default)]
+pub struct Cache(Mutex<Option<Kept>>);
+
+/// An answer, and what it was made of.
+struct Kept {
+    members: Arc<Members>,
+    known: Arc<BTreeMap<PeerId, Known>>,
+    all: Vec<Authority>,
+}
+
+impl Cache {
+    /// As [`all`].
+    ///
+    /// # Errors
+    /// As [`all`].
+    pub fn all(
+        &self,
+        keys: &dyn Keys,
+        own: &TrustDomain,
+        members: &Arc<Members>,
+        known: &Arc<BTreeMap<PeerId, Known>>,
+    ) -> Result<Vec<Authority>, Refusal> {
+        // Held meanwhile: who asks at the same time shall not do the same work.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(it) = kept.as_ref()
+            && Arc::ptr_eq(&it.members, members)
+            && Arc::ptr_eq(&it.known, known)
+        {
+            return Ok(it.all.clone());
+        }
+        let all = all(keys, own, members, known)?;
+        *kept = Some(Kept { members: Arc::clone(members), known: Arc::clone(known), all: all.clone() });
+        Ok(all)
     }
 }
 

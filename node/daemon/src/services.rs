@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use api::node::{Declaration, Health, Lease, LeaseId, Registrant, Service, Source};
+use api::node::{Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Service, Source};
 use attest::Attestor;
 use identity::{Members, svid};
 use mesh::Gossiping;
@@ -104,6 +104,8 @@ struct Check {
 pub struct Services {
     node: Node,
     registry: Registry,
+    /// Those that were added and are configured since: what was added waits in the database.
+    shadowed: BTreeSet<ServiceName>,
     commands: mpsc::Receiver<Command>,
     table: watch::Sender<Arc<Table>>,
     shown: watch::Sender<Arc<Vec<Service>>>,
@@ -125,14 +127,16 @@ impl Services {
         table: watch::Sender<Arc<Table>>,
     ) -> anyhow::Result<(Self, Handle)> {
         let mut registry = Registry::default();
+        let mut shadowed = BTreeSet::new();
         for (key, value) in node.store.scan(ROOM.name, b"").await? {
             let raw: RawService = serde_json::from_slice(&value)?;
             // The configuration may have been changed by hand since.
-            if declared.iter().any(|it| it.name.as_str().as_bytes() == key) {
+            if let Some(it) = declared.iter().find(|it| it.name.as_str().as_bytes() == key) {
                 warn!(
                     sagemesh.service = raw.name,
-                    "the configuration declares a service that was added: it wins"
+                    "the configuration declares a service that was added: it wins; remove the other"
                 );
+                shadowed.insert(it.name.clone());
                 continue;
             }
             registry.add(Declared::of_raw(&raw, Source::Added)?)?;
@@ -144,6 +148,7 @@ impl Services {
         let mut services = Self {
             node,
             registry,
+            shadowed,
             commands: queue,
             table,
             shown,
@@ -180,7 +185,11 @@ impl Services {
                     self.registry.expire(Instant::now());
                 }
                 _ = look.tick() => {}
-                Some(_) = self.tasks.join_next() => continue,
+                Some(ended) = self.tasks.join_next() => match ended.map_err(JoinError::try_into_panic) {
+                    // Without rotation or checks the node must not go on.
+                    Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                    _ => continue,
+                },
             }
             self.apply();
             self.offer().await;
@@ -216,8 +225,11 @@ impl Services {
 
     async fn remove(&mut self, name: &ServiceName) -> Result<(), Refusal> {
         let mut registry = self.registry.clone();
-        registry.remove(name)?;
+        if !self.shadowed.contains(name) {
+            registry.remove(name)?;
+        }
         self.keep(Change::Delete { room: ROOM.name, key: name.as_str().as_bytes().to_vec() }).await?;
+        self.shadowed.remove(name);
         self.registry = registry;
         Ok(())
     }
@@ -243,7 +255,15 @@ impl Services {
             }
             Registrant::Service(_) => None,
         };
-        let caller = Caller { own: &self.node.own, registrant: by, owner: owner.as_ref() };
+        let attestor = &self.node.attestor;
+        let has_ended = |held: &Registrant| match held {
+            Registrant::Local(LocalCaller { pid: Some(pid), uid, .. }) => {
+                attestor.process(*pid, *uid).is_err()
+            }
+            Registrant::Local(_) | Registrant::Service(_) => false,
+        };
+        let owner = owner.as_ref();
+        let caller = Caller { own: &self.node.own, registrant: by, owner, has_ended: &has_ended };
         let id = LeaseId(u128::from_be_bytes(random::bytes()));
         self.registry.register(now, id, caller, declaration, ttl)
     }
@@ -381,13 +401,10 @@ impl Services {
         }
         self.add_remote(&mut endpoints, &mut shown);
         shown.sort_by(|one, other| (&one.name, &one.node).cmp(&(&other.name, &other.node)));
-        self.table.send_replace(Arc::new(Table {
-            mesh: self.node.own.mesh().clone(),
-            node: self.node.own.clone(),
-            local,
-            endpoints,
-        }));
-        self.shown.send_replace(Arc::new(shown));
+        let (mesh, node) = (self.node.own.mesh().clone(), self.node.own.clone());
+        // Every connection looks its caller up again in a new table.
+        replace(&self.table, Table { mesh, node, local, endpoints });
+        replace(&self.shown, shown);
     }
 
     /// Tells the mesh what this node offers.
@@ -405,19 +422,35 @@ impl Services {
                 (name.clone(), offer.encode_to_vec())
             })
             .collect();
-        let gone = self.offered.keys().filter(|name| !offers.contains_key(*name)).map(|name| (name, None));
-        let new = offers.iter().filter(|(name, offer)| self.offered.get(*name) != Some(*offer));
-        let new = new.map(|(name, offer)| (name, Some(offer.clone())));
-        let entries: BTreeMap<_, _> =
-            gone.chain(new).map(|(name, offer)| (format!("{OFFER}{name}"), offer)).collect();
-        if entries.is_empty() {
-            return;
-        }
-        if let Err(refusal) = self.node.gossip.put(entries).await {
-            warn!(error = %refusal, "failed to offer all services");
+        let gone = self.offered.keys().filter(|name| !offers.contains_key(*name));
+        let gone: BTreeMap<_, _> = gone.map(|name| (format!("{OFFER}{name}"), None)).collect();
+        let mut new = offers.clone();
+        new.retain(|name, offer| self.offered.get(name) != Some(offer));
+        // Some may be told though others fail: until all are, none counts as told rightly. No offer is empty.
+        self.offered.extend(new.keys().map(|name| (name.clone(), Vec::new())));
+        let new = new.into_iter().map(|(name, offer)| (format!("{OFFER}{name}"), Some(offer))).collect();
+        // What goes makes room for what comes.
+        for entries in [gone, new] {
+            if entries.is_empty() {
+                continue;
+            }
+            if let Err(refusal) = self.node.gossip.put(entries).await {
+                return warn!(error = %refusal, "failed to offer all services");
+            }
         }
         self.offered = offers;
     }
+}
+
+/// Shows `new` to whoever looks, unless it is what they see.
+fn replace<T: PartialEq>(shown: &watch::Sender<Arc<T>>, new: T) {
+    shown.send_if_modified(|shown| {
+        let is_new = **shown != new;
+        if is_new {
+            *shown = Arc::new(new);
+        }
+        is_new
+    });
 }
 
 /// Whether a running check does for a declaration.
@@ -435,5 +468,31 @@ const fn shown_protocol(protocol: proxy::Protocol) -> api::node::Protocol {
     match protocol {
         proxy::Protocol::Grpc => api::node::Protocol::Grpc,
         proxy::Protocol::Tcp => api::node::Protocol::Tcp,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_told_of_a_table_that_is_the_same() {
+        let own: TrustDomain = "pi.home.mesh".parse().expect("a name");
+        let (shown, mut seen) = table(&own);
+        let mut next = Table::clone(&seen.borrow_and_update());
+        replace(&shown, next.clone());
+        assert!(!seen.has_changed().expect("a sender"));
+        let name: ServiceName = "orders".parse().expect("a name");
+        let svids = Err(Reason::SvidOutOfScope.because("not now"));
+        let local = Local { selectors: Vec::new(), backend: None, policy: route::Policy::default(), svids };
+        next.local.insert(name.clone(), local);
+        replace(&shown, next.clone());
+        assert!(seen.has_changed().expect("a sender"));
+        seen.borrow_and_update();
+        replace(&shown, next.clone());
+        assert!(!seen.has_changed().expect("a sender"));
+        next.local.entry(name).and_modify(|it| it.svids = Err(Reason::NotServing.because("not now")));
+        replace(&shown, next);
+        assert!(seen.has_changed().expect("a sender"));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -11,12 +12,17 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -25,6 +31,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::Error;
 use crate::config::RawTelemetry;
 use crate::metrics::Metrics;
+
+/// Most connections at a time: anybody on the machine may connect.
+const CONNECTIONS_MAX: usize = 32;
+/// How long a request may take to come.
+const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// How long a connection may take in all; each carries one request.
+const CONNECTION_WITHIN: Duration = Duration::from_secs(15);
+/// How long answers may take once the node stops.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+/// How long nothing is accepted after that failed: it fails again until files are closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What can be set.
 #[derive(Clone, Debug)]
@@ -132,17 +149,49 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Answers until `shutdown`.
+    /// Answers until `shutdown`, and then those who asked already.
     ///
     /// # Errors
-    /// What the system says.
+    /// None: what cannot be accepted is logged.
     pub async fn run(self, shutdown: CancellationToken) -> std::io::Result<()> {
         let routes = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .with_state(self.state);
-        axum::serve(self.listener, routes).with_graceful_shutdown(shutdown.cancelled_owned()).await
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(_) = connections.join_next() => {}
+                accepted = self.listener.accept() => match accepted {
+                    // Beyond the bound it is closed at once.
+                    Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
+                        connections.spawn(serve(stream, routes.clone()));
+                    }
+                    Ok((_, from)) => tracing::debug!(source.address = %from, "shed a connection: too many are open"),
+                    Err(err) => {
+                        tracing::warn!(error = %err, "failed to accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(self.listener);
+        let _ = timeout(STOP_WITHIN, async { while connections.join_next().await.is_some() {} }).await;
+        Ok(())
+    }
+}
+
+/// Answers one request.
+async fn serve(stream: TcpStream, routes: Router) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_WITHIN).keep_alive(false);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    match timeout(CONNECTION_WITHIN, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => tracing::debug!(error = %err, "a connection broke"),
+        Err(_) => tracing::debug!("closed a connection that took too long"),
     }
 }
 
@@ -163,5 +212,44 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
             text,
         ),
         Err(err) => (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], err.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_connects_and_asks_nothing_keeps_nobody_out_for_long() {
+        let (_pending, seen) = watch::channel(BTreeSet::new());
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::bind(any, seen, Metrics::new(Vec::new())).await.expect("a port");
+        let address = server.local_addr().expect("an address");
+        let (shutdown, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(server.run(shutdown.clone()));
+        let ask = async || {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: here\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.map(|_| answer)
+        };
+        assert!(ask().await.expect("an answer").ends_with("ready\n"), "and then it is closed");
+        let mut held = Vec::new();
+        for _ in 0..=CONNECTIONS_MAX {
+            held.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        let beyond = held.last_mut().expect("one").read(&mut [0]).await;
+        assert!(beyond.is_ok_and(|n| n == 0), "closed at once");
+        assert!(!ask().await.is_ok_and(|answer| answer.ends_with("ready\n")));
+        tokio::time::pause();
+        for mut silent in held {
+            let _ = silent.read_to_end(&mut Vec::new()).await;
+        }
+        tokio::time::resume();
+        assert!(ask().await.expect("an answer").ends_with("ready\n"));
+        shutdown.cancel();
+        assert!(tasks.join_next().await.is_some_and(|ended| ended.is_ok()));
     }
 }

@@ -46,7 +46,7 @@ pub struct Seen<'a> {
 pub async fn layers(seen: &Seen<'_>, service: &ServiceName, now: Now) -> Vec<Layer> {
     let mut layers = vec![
         membership(seen, now),
-        links(seen),
+        links(seen, service),
         offered(seen, service),
         scope(seen, service),
         health(seen, service),
@@ -91,11 +91,19 @@ fn membership(seen: &Seen<'_>, now: Now) -> Layer {
     }
 }
 
-fn links(seen: &Seen<'_>) -> Layer {
+fn links(seen: &Seen<'_>, service: &ServiceName) -> Layer {
+    let n_alive = seen.gossip.values().filter(|known| known.liveness == Liveness::Alive).count();
+    linked(seen.links.len(), n_alive, seen.gossip.len(), is_here(seen, service))
+}
+
+/// Without links only what is served on this node can be called.
+fn linked(n_linked: usize, n_alive: usize, n_others: usize, is_here: bool) -> Layer {
     const NAME: &str = "links";
-    let alive = seen.gossip.values().filter(|known| known.liveness == Liveness::Alive).count();
-    let text = format!("{} linked and {alive} alive of {} other nodes", seen.links.len(), seen.gossip.len());
-    if !seen.gossip.is_empty() && seen.links.is_empty() {
+    let text = format!("{n_linked} linked and {n_alive} alive of {n_others} other nodes");
+    if n_others > 0 && n_linked == 0 {
+        if is_here {
+            return ok(NAME, format!("{text}; this node offers the service itself"));
+        }
         let mut layer = failed(NAME, Reason::EndpointUnreachable, text);
         layer.advice =
             Some("see that this node can reach port 7400 of the others, or set mesh.seeds".to_owned());
@@ -104,9 +112,14 @@ fn links(seen: &Seen<'_>) -> Layer {
     ok(NAME, text)
 }
 
+/// Whether this node serves it.
+fn is_here(seen: &Seen<'_>, service: &ServiceName) -> bool {
+    seen.table.local.get(service).is_some_and(|local| local.backend.is_some())
+}
+
 fn offered(seen: &Seen<'_>, service: &ServiceName) -> Layer {
     const NAME: &str = "service";
-    let here = seen.table.local.get(service).filter(|local| local.backend.is_some()).map(|_| seen.own.node());
+    let here = is_here(seen, service).then(|| seen.own.node());
     let others = seen.gossip.iter().filter(|(_, known)| services::offered(known).contains(service));
     let others = others.filter_map(|(peer, _)| seen.members.by_peer(peer).map(|it| it.node()));
     let nodes: Vec<_> = here.into_iter().chain(others).map(ToString::to_string).collect();
@@ -217,5 +230,22 @@ fn list(items: &[String]) -> String {
     match items.len().checked_sub(TRIED_MAX + 1) {
         Some(more) => format!("{shown} and {} more", more + 1),
         None => shown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_links_can_call_what_it_serves_itself() {
+        #[track_caller]
+        fn check(n_linked: usize, n_others: usize, is_here: bool, expected: Outcome) {
+            assert_eq!(linked(n_linked, 0, n_others, is_here).outcome, expected);
+        }
+        check(0, 0, false, Outcome::Ok);
+        check(1, 2, false, Outcome::Ok);
+        check(0, 2, false, Outcome::Failed(Reason::EndpointUnreachable));
+        check(0, 2, true, Outcome::Ok);
     }
 }

@@ -44,7 +44,8 @@ pub struct Config {
     /// How calls are routed.
     pub route: route::Config,
     /// Most connections at once, each of outbound, inbound and tunnels. Default 1,024, from 8 to 65,536. More
-    /// are closed at once. A hostile member can make this node hold 16 stream windows a connection.
+    /// are closed at once. One user of this machine has a quarter of outbound at most, root and the user who runs
+    /// the node excepted. A hostile member can make this node hold 16 stream windows a connection.
     pub connections_max: u32,
     /// Most calls at once on one connection. Default 1,000, from 1 to 10,000. More wait at the caller.
     pub streams_max: u32,

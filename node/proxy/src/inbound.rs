@@ -68,10 +68,16 @@ pub(crate) async fn connection(
     drain: CancellationToken,
 ) {
     let counts = &shared.ground.counts;
+    let Ok(handshake) = shared.handshakes.try_acquire() else {
+        counts.add(Count::ConnectionShed);
+        debug!(network.peer.address = %address, "shed a connection: too many handshakes");
+        return;
+    };
     let met = match socket::prepare(&stream, socket::SILENCE_MAX) {
         Ok(()) => shared.server.accept(stream).await,
         Err(err) => Err(tls::Error::Handshake(err)),
     };
+    drop(handshake);
     let (stream, peer) = match met {
         Ok(Accepted::Peer(stream, peer)) => (stream, peer),
         // The server refuses newcomers by itself.

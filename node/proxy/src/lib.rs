@@ -33,6 +33,7 @@ mod edges;
 mod headers;
 mod refusal;
 mod routes;
+mod shares;
 mod socket;
 mod tasks;
 mod trace;

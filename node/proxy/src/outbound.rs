@@ -1,14 +1,14 @@
 //! Calls of processes on this machine: who calls, whom, and where to.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderValue, Request, response};
 use tls::{Client, Svids};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info};
 
@@ -32,6 +32,9 @@ use crate::trace;
 
 /// Endpoints that one call is tried at: the most that `route.attempts_max` can be. `route` says how many.
 pub(crate) const ATTEMPTS_MAX: usize = 10;
+
+/// How long a connection stays whose owner is no service: until its calls were refused.
+const UNMAPPED_MAX: Duration = Duration::from_secs(10);
 
 /// A service on this node that calls.
 pub(crate) struct Caller {
@@ -77,7 +80,7 @@ pub(crate) fn target(endpoint: &EndpointId) -> SpiffeId {
 
 /// Who calls over one connection, by the table of the moment.
 struct Callers {
-    owner: Result<Owner, Refusal>,
+    owner: Arc<Result<Owner, Refusal>>,
     seen: Option<Seen>,
 }
 
@@ -90,7 +93,7 @@ impl Callers {
         match &self.seen {
             Some((seen, caller)) if Arc::ptr_eq(seen, &table) => (table, caller.clone()),
             _ => {
-                let owner = self.owner.as_ref().map_err(Refusal::clone);
+                let owner = self.owner.as_ref().as_ref().map_err(Refusal::clone);
                 let caller = owner.and_then(|owner| Caller::of(owner, &table, shared, H2)).map(Arc::new);
                 self.seen = Some((Arc::clone(&table), caller.clone()));
                 (table, caller)
@@ -100,18 +103,28 @@ impl Callers {
 }
 
 /// Carries the calls of one connection. One whose owner is no service is served as well: its calls are
-/// refused, each with the advice that its caller needs.
+/// refused, each with the advice that its caller needs, and it is closed soon. So is one of a user who holds as many
+/// as it may, at once.
 pub(crate) async fn connection<T: AsyncRead + AsyncWrite + Unpin>(
     shared: Arc<Shared>,
     stream: T,
     owner: Result<Owner, Refusal>,
     drain: CancellationToken,
 ) {
-    shared.ground.counts.add(Count::OutboundConnection);
+    let counts = &shared.ground.counts;
+    let share = owner.as_ref().map(|owner| shared.shares.take(owner.uid));
+    let (Ok(Some(_)) | Err(_)) = &share else {
+        counts.add(Count::ConnectionShed);
+        debug!("shed a connection: its user has too many open");
+        return;
+    };
+    counts.add(Count::OutboundConnection);
     let is_told = owner.is_ok();
     if let Err(refusal) = &owner {
         info!(error.type = refusal.reason.code(), error = %refusal, "failed to tell who calls");
     }
+    let owner = Arc::new(owner);
+    let outstays = outstays(&shared, Arc::clone(&owner));
     let mut callers = Callers { owner, seen: None };
     let drain = drain.child_token();
     let life = Life { drain: drain.clone(), cut: CancellationToken::new(), load: Arc::<Load>::default() };
@@ -124,9 +137,22 @@ pub(crate) async fn connection<T: AsyncRead + AsyncWrite + Unpin>(
         let span = trace::span("client", &incoming.head.headers);
         call(Arc::clone(&shared), table, caller, incoming).instrument(span)
     };
-    let ended = serve(stream, &shared.ground.config, &shared.ground.counts, &life, on_call).await;
-    if let Err(err) = ended {
-        debug!(error = %err, "the connection of a caller broke");
+    tokio::select! {
+        ended = serve(stream, &shared.ground.config, counts, &life, on_call) => {
+            if let Err(err) = ended {
+                debug!(error = %err, "the connection of a caller broke");
+            }
+        }
+        () = outstays => debug!("closed a connection whose owner is no service"),
+    }
+}
+
+/// Waits until a connection shall end because its owner is no service.
+async fn outstays(shared: &Shared, owner: Arc<Result<Owner, Refusal>>) {
+    sleep(UNMAPPED_MAX).await;
+    let is_mapped = owner.as_ref().as_ref().is_ok_and(|owner| shared.table.borrow().caller(owner).is_ok());
+    if is_mapped {
+        std::future::pending().await
     }
 }
 

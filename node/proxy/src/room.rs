@@ -25,12 +25,16 @@ use crate::link::Ground;
 use crate::metrics::Counts;
 use crate::pool::Pool;
 use crate::routes::Routes;
+use crate::shares::Shares;
 use crate::socket;
 use crate::table::Table;
 use crate::tasks::Tasks;
 
 /// How often open connections are looked at though nothing changed: records end by themselves.
 const TICK: Duration = Duration::from_secs(5);
+/// Most TLS handshakes of inbound at a time, and no more than half its connections, so that strangers take no
+/// place of those who are known.
+const HANDSHAKES_MAX: usize = 128;
 
 /// What all connections and calls use.
 pub(crate) struct Shared {
@@ -39,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) members: watch::Receiver<Arc<Members>>,
     pub(crate) server: Server,
     pub(crate) attestor: Attestor,
+    pub(crate) handshakes: Semaphore,
+    pub(crate) shares: Arc<Shares>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) pool: Pool,
     pub(crate) tasks: Tasks,
@@ -85,9 +91,22 @@ impl Proxy {
         let edges = Arc::new(Edges::new(Arc::clone(&counts)));
         let tasks = Tasks::new(Arc::clone(&counts));
         let server = inbound::server(table.clone(), members.clone());
+        let n_max = config.connections_max as usize;
+        let (handshakes, shares) = (Semaphore::new(HANDSHAKES_MAX.min(n_max / 2)), Shares::new(n_max));
         let ground = Arc::new(Ground { config, counts, edges, connections: Arc::default() });
-        let pool = Pool::default();
-        let shared = Arc::new(Shared { ground, table, members, server, attestor, routes, pool, tasks });
+        let shared = Shared {
+            ground,
+            table,
+            members,
+            server,
+            attestor,
+            handshakes,
+            shares,
+            routes,
+            pool: Pool::default(),
+            tasks,
+        };
+        let shared = Arc::new(shared);
         Ok(Self { shared, doors, outbound, inbound, tunnels })
     }
 

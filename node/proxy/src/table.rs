@@ -11,7 +11,7 @@ use attest::{Owner, Selector};
 use types::{MeshName, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
 /// What calls are carried by. Replaced as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// The mesh.
     pub mesh: MeshName,
@@ -35,6 +35,22 @@ pub struct Local {
     /// Its certificates, or why this node may not issue any.
     pub svids: Result<watch::Receiver<Arc<Svids>>, Refusal>,
 }
+
+/// Two are equal if their certificates come from the same place.
+impl PartialEq for Local {
+    fn eq(&self, other: &Self) -> bool {
+        let is_svids_same = match (&self.svids, &other.svids) {
+            (Ok(one), Ok(other)) => one.same_channel(other),
+            (Err(one), Err(other)) => one == other,
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        };
+        is_svids_same
+            && (&self.selectors, &self.backend, &self.policy)
+                == (&other.selectors, &other.backend, &other.policy)
+    }
+}
+
+impl Eq for Local {}
 
 /// Where a service on this node is served.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -239,3 +239,46 @@ async fn a_connection_that_nobody_uses_is_let_go() {
     client.echo(b"").await.is_ok();
     assert_eq!(pi.handle.count(proxy::Count::UpstreamConnection), 2);
 }
+
+#[tokio::test]
+async fn who_is_no_service_is_told_so_and_does_not_stay() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    pi.client().await.echo(b"x").await.is_ok();
+    let mut mapped = pi.client().await;
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    tokio::time::resume();
+    mapped.echo(b"x").await.is_ok();
+    pi.change(|table| table.local.values_mut().for_each(|local| local.selectors.clear()));
+    let mut client = pi.client().await;
+    client.echo(b"x").await.is_refused(Reason::CallerUnmapped);
+    // It says no more than that it speaks HTTP/2.
+    let mut silent = tokio::net::TcpStream::connect(pi.outbound).await.unwrap();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    tokio::io::AsyncWriteExt::write_all(&mut silent, preface).await.unwrap();
+    let mut rest = Vec::new();
+    let end = tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest);
+    tokio::time::timeout(Duration::from_secs(15), end).await.expect("an end").unwrap();
+    assert!(client.try_ask(request("echo", "Echo"), message(0, b"")).await.is_err());
+}
+
+#[tokio::test]
+async fn strangers_at_the_handshake_leave_room_for_who_is_known() {
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let config = proxy::Config { connections_max: 8, ..street::config() };
+    let nas = street.house_with("nas", "echo", grpc(service.address), "*", config).await;
+    let pi = street.house("pi", "web", None, "").await;
+    let mut client = pi.client().await;
+    client.echo(b"x").await.is_ok();
+    let mut held = Vec::new();
+    within("strangers kept out", async {
+        while nas.handle.count(proxy::Count::ConnectionShed) == 0 {
+            held.push(tokio::net::TcpStream::connect(nas.inbound).await.unwrap());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert!((5..8).contains(&held.len()), "{} when half of eight may", held.len());
+    client.echo(b"x").await.is_ok();
+}

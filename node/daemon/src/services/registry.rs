@@ -12,7 +12,7 @@ use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain, Workload};
 
 use super::declared::Declared;
 
-/// Most services of one node, of each source: a node's record holds one entry for each that listens.
+/// Most services of one node, configured and added: a node's record holds one entry for each that listens.
 pub const SERVICES_MAX: usize = 60;
 /// Most registrations at once.
 const LEASES_MAX: usize = 256;
@@ -24,6 +24,8 @@ const TTL: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duratio
 struct Held {
     service: ServiceName,
     registrant: Registrant,
+    /// Of a process of this machine.
+    owner: Option<Owner>,
     listen: Option<SocketAddr>,
     protocol: proxy::Protocol,
     health: Kind,
@@ -45,8 +47,11 @@ impl Registry {
     /// # Errors
     /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`].
     pub(super) fn configure(&mut self, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
-        if declared.len() > SERVICES_MAX {
-            let detail = format!("{} services where {SERVICES_MAX} are allowed", declared.len());
+        if declared.len() + self.added.len() > SERVICES_MAX {
+            let (n, n_added) = (declared.len(), self.added.len());
+            let detail = format!(
+                "{n} services and {n_added} that were added, where {SERVICES_MAX} are allowed together"
+            );
             return Err(Reason::ConfigInvalid.because(detail));
         }
         let mut configured = BTreeMap::new();
@@ -84,10 +89,13 @@ impl Registry {
             let detail = format!("service `{}` stands in the configuration", service.name);
             return Err(Reason::ServiceTaken.because(detail));
         }
-        if self.added.len() >= SERVICES_MAX && !self.added.contains_key(&service.name) {
-            return Err(Reason::Overloaded.because(format!("{SERVICES_MAX} services were added already")));
+        let n_services = self.configured.len() + self.added.len();
+        if n_services >= SERVICES_MAX && !self.added.contains_key(&service.name) {
+            let detail = format!("this node has {SERVICES_MAX} services already: remove one");
+            return Err(Reason::Overloaded.because(detail));
         }
         self.added.insert(service.name.clone(), service);
+        self.drop_orphans();
         Ok(())
     }
 
@@ -133,9 +141,15 @@ impl Registry {
             return Err(Reason::ConfigInvalid.because(detail));
         }
         let asked = Declared::new(declaration, Source::Leased)?;
+        if asked.listen.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
+            let detail = "a process registers where it listens on this machine: give a loopback address, such \
+                          as 127.0.0.1";
+            return Err(Reason::ConfigInvalid.because(detail));
+        }
         let held = self.leases.iter().find(|(_, held)| held.service == *name && held.until > now);
         if let Some((_, held)) = held
             && held.registrant != *caller.registrant
+            && !(caller.has_ended)(&held.registrant)
         {
             return Err(Reason::ServiceTaken.because(format!("another process has registered `{name}`")));
         }
@@ -146,6 +160,7 @@ impl Registry {
         let held = Held {
             service: name.clone(),
             registrant: caller.registrant.clone(),
+            owner: caller.owner.cloned(),
             listen: asked.listen,
             protocol: asked.protocol,
             health: asked.health,
@@ -208,11 +223,15 @@ impl Registry {
         self.configured.get(name).or_else(|| self.added.get(name))
     }
 
-    /// A registration does not outlive what it fills in.
+    /// A registration does not outlive what it fills in, nor its process being meant.
     fn drop_orphans(&mut self) {
         let (configured, added) = (&self.configured, &self.added);
-        self.leases
-            .retain(|_, held| configured.contains_key(&held.service) || added.contains_key(&held.service));
+        self.leases.retain(|_, held| {
+            let declared = configured.get(&held.service).or_else(|| added.get(&held.service));
+            let is_meant =
+                |it: &Declared| held.owner.as_ref().is_none_or(|owner| owner.matches(&it.selectors));
+            declared.is_some_and(is_meant)
+        });
     }
 }
 
@@ -223,6 +242,8 @@ pub(super) struct Caller<'a> {
     pub(super) registrant: &'a Registrant,
     /// Of a process of this machine.
     pub(super) owner: Option<&'a Owner>,
+    /// Whether another, who registered before, has ended since.
+    pub(super) has_ended: &'a dyn Fn(&Registrant) -> bool,
 }
 
 impl Caller<'_> {
@@ -296,8 +317,19 @@ mod tests {
         by: &(Registrant, Owner),
         what: &Declaration,
     ) -> Result<Lease, Reason> {
+        register_after(registry, now, id, by, what, &|_| false)
+    }
+
+    fn register_after(
+        registry: &mut Registry,
+        now: Instant,
+        id: u128,
+        by: &(Registrant, Owner),
+        what: &Declaration,
+        has_ended: &dyn Fn(&Registrant) -> bool,
+    ) -> Result<Lease, Reason> {
         let own = own();
-        let caller = Caller { own: &own, registrant: &by.0, owner: Some(&by.1) };
+        let caller = Caller { own: &own, registrant: &by.0, owner: Some(&by.1), has_ended };
         registry.register(now, LeaseId(id), caller, what, MINUTE).map_err(|refusal| refusal.reason)
     }
 
@@ -355,6 +387,62 @@ mod tests {
         assert_eq!(listens(&registry, "orders"), Some(9002));
         registry.deregister(&second.0, LeaseId(2)).expect("its own");
         assert_eq!(listens(&registry, "orders"), None);
+    }
+
+    #[test]
+    fn a_process_that_ended_makes_room_for_the_next() {
+        let mut registry = Registry::default();
+        registry.configure(vec![service("orders", 1000)]).expect("services");
+        let (now, first) = (Instant::now(), process(1000));
+        let second = (Registrant::Local(LocalCaller { uid: 1000, gid: 1000, pid: Some(8) }), process(1000).1);
+        register(&mut registry, now, 1, &first, &declaration("orders", 9001)).expect("a lease");
+        let has_ended = |held: &Registrant| *held == first.0;
+        register_after(&mut registry, now, 2, &second, &declaration("orders", 9002), &has_ended)
+            .expect("the other has ended");
+        assert_eq!(listens(&registry, "orders"), Some(9002));
+        assert!(registry.renew(now, &first.0, LeaseId(1)).is_err());
+    }
+
+    #[test]
+    fn a_reload_ends_registrations_of_processes_that_are_no_longer_meant() {
+        let mut registry = Registry::default();
+        registry.configure(vec![service("orders", 1000)]).expect("services");
+        register(&mut registry, Instant::now(), 1, &process(1000), &declaration("orders", 9001))
+            .expect("a lease");
+        registry.configure(vec![service("orders", 1000), service("web", 1)]).expect("services");
+        assert_eq!(listens(&registry, "orders"), Some(9001));
+        registry.configure(vec![service("orders", 1001)]).expect("services");
+        assert_eq!(listens(&registry, "orders"), None);
+    }
+
+    #[test]
+    fn a_process_registers_addresses_of_its_machine_only() {
+        let mut registry = Registry::default();
+        registry.configure(vec![service("orders", 1000)]).expect("services");
+        let mut check = |listen: &str, expected: Result<(), Reason>| {
+            let listen = Some(listen.parse().expect("an address"));
+            let what = Declaration { listen, ..declaration("orders", 1) };
+            let found = register(&mut registry, Instant::now(), 1, &process(1000), &what);
+            assert_eq!(found.map(drop), expected, "{what:?}");
+        };
+        check("127.0.0.1:9001", Ok(()));
+        check("[::1]:9001", Ok(()));
+        check("192.0.2.1:9001", Err(Reason::ConfigInvalid));
+        check("0.0.0.0:9001", Err(Reason::ConfigInvalid));
+        check("169.254.169.254:80", Err(Reason::ConfigInvalid));
+    }
+
+    #[test]
+    fn all_services_of_a_node_have_one_bound() {
+        let mut registry = Registry::default();
+        let many = |n: usize| (0..n).map(|n| service(&format!("s{n}"), 1)).collect::<Vec<_>>();
+        registry.configure(many(SERVICES_MAX - 1)).expect("services");
+        registry.add(service("added", 1)).expect("the last one");
+        registry.add(service("added", 2)).expect("the same one");
+        let beyond = registry.add(service("another", 1)).map_err(|refusal| refusal.reason);
+        assert_eq!(beyond, Err(Reason::Overloaded));
+        let beyond = registry.configure(many(SERVICES_MAX)).map_err(|refusal| refusal.reason);
+        assert_eq!(beyond, Err(Reason::ConfigInvalid));
     }
 
     #[test]
