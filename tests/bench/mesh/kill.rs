@@ -48,7 +48,8 @@ struct Seen {
     failed: f64,
     shift_s: f64,
     quiet_s: f64,
-    by_reason: BTreeMap<String, u32>,
+    /// When the calls that failed were due.
+    by_reason: BTreeMap<String, Vec<f64>>,
 }
 
 /// Calls through one way to both instances, and what became of them.
@@ -149,13 +150,15 @@ async fn strike(
 fn judge(outcomes: &[Outcome], at_ns: u64, victim: &str) -> Seen {
     let since_s = |ns: u64| Duration::from_nanos(ns.saturating_sub(at_ns)).as_secs_f64();
     let watched = outcomes.iter().filter(|it| since_s(it.began_ns) <= WATCHED.as_secs_f64());
-    let (mut failed, mut last, mut by_reason) = (Vec::new(), 0_f64, BTreeMap::new());
+    let (mut failed, mut last) = (Vec::new(), 0_f64);
+    let mut by_reason = BTreeMap::<String, Vec<f64>>::new();
     for outcome in watched {
         let due_s = since_s(outcome.began_ns);
         if !outcome.is_ok() {
             failed.push(due_s);
             let why: String = outcome.by.chars().take(48).collect();
-            *by_reason.entry(format!("{} {why}", outcome.status)).or_default() += 1;
+            let due_s = (due_s * 1000.0).round() / 1000.0;
+            by_reason.entry(format!("{} {why}", outcome.status)).or_default().push(due_s);
         }
         if !outcome.is_ok() || outcome.by == victim {
             last = last.max(due_s);
