@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost_types::FileDescriptorSet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -268,8 +269,8 @@ fn is_without_ipv6(err: &io::Error) -> bool {
 fn routes(api: Api) -> Result<(Routes, HealthReporter), Error> {
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure().include_reflection_service(false);
+        let builder = builder.register_file_descriptor_set(served());
         let files = [
-            proto::DESCRIPTORS,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ];
@@ -292,6 +293,14 @@ fn routes(api: Api) -> Result<(Routes, HealthReporter), Error> {
         .add_service(tuned!(reflection().build_v1().map_err(failed)?))
         .add_service(tuned!(reflection().build_v1alpha().map_err(failed)?));
     Ok((routes.prepare(), reporter))
+}
+
+/// What there is to describe: the demo's shop is served elsewhere.
+fn served() -> FileDescriptorSet {
+    let mut set =
+        <FileDescriptorSet as prost::Message>::decode(proto::DESCRIPTORS).expect("compiled with the program");
+    set.file.retain(|file| !file.name().starts_with("sagemesh/shop/"));
+    set
 }
 
 /// Tells health checks, of the whole and of each service, whether the node serves.

@@ -49,6 +49,7 @@ pub(crate) struct Node {
     peers: watch::Sender<Arc<Vec<Peer>>>,
     ready: watch::Sender<bool>,
     welcome: std::sync::Mutex<Option<Welcome>>,
+    authorities: authorities::Cache,
     leave: CancellationToken,
 }
 
@@ -99,6 +100,7 @@ impl Node {
             peers: watch::Sender::new(Arc::default()),
             ready: watch::Sender::new(false),
             welcome: std::sync::Mutex::new(None),
+            authorities: authorities::Cache::default(),
             leave: CancellationToken::new(),
         }
     }
@@ -223,7 +225,7 @@ impl api::Node for Node {
     async fn authorities(&self) -> Result<Vec<Authority>, Refusal> {
         let members = self.keeper.members().borrow().clone();
         let known = self.gossip.peers().borrow().clone();
-        authorities::all(&*self.keys, &self.own, &members, &known)
+        self.authorities.all(&*self.keys, &self.own, &members, &known)
     }
 
     async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
