@@ -150,7 +150,7 @@ async fn outstays(shared: &Shared, owner: Arc<Result<Owner, Refusal>>) {
     sleep(UNMAPPED_MAX).await;
     let is_mapped = owner.as_ref().as_ref().is_ok_and(|owner| shared.table.borrow().caller(owner).is_ok());
     if is_mapped {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
