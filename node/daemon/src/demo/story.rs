@@ -248,11 +248,11 @@ impl Loss {
                 note(&mut self.noticed, (&format!("misses {lost}"), &format!("miss {lost}")));
                 note(&mut self.dead, (&format!("holds {lost} dead"), &format!("hold {lost} dead")));
             }
-            (Liveness::Alive, Some(restarted)) if peer.linked && self.back.insert(idx) => {
-                if self.back.len() == n_others {
-                    self.all_back = Some(restarted.elapsed());
-                    remarks.push(format!("all nodes have {lost} back after {:.1} s", since(restarted)));
-                }
+            (Liveness::Alive, Some(restarted))
+                if peer.linked && self.back.insert(idx) && self.back.len() == n_others =>
+            {
+                self.all_back = Some(restarted.elapsed());
+                remarks.push(format!("all nodes have {lost} back after {:.1} s", since(restarted)));
             }
             _ => {}
         }
