@@ -69,15 +69,13 @@ impl fmt::Debug for All {
 impl Collector for All {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for (name, figures) in group(self.0.iter().flat_map(|source| source.counters())) {
-            let help = figures[0].help.trim_end_matches('.');
-            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            let mut family = encoder.encode_descriptor(&name, figures[0].help, None, MetricType::Counter)?;
             for figure in figures {
                 ConstCounter::new(figure.value).encode(family.encode_family(&labels(figure.error))?)?;
             }
         }
         for (name, figures) in group(self.0.iter().flat_map(|source| source.gauges())) {
-            let help = figures[0].help.trim_end_matches('.');
-            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+            let mut family = encoder.encode_descriptor(&name, figures[0].help, None, MetricType::Gauge)?;
             for figure in figures {
                 ConstGauge::new(figure.value).encode(family.encode_family(&labels(figure.error))?)?;
             }
@@ -122,10 +120,10 @@ mod tests {
         for line in [
             "# HELP sagemesh_mesh_links Links.",
             "# TYPE sagemesh_mesh_links counter",
-            "sagemesh_mesh_links_total 3.0",
+            "sagemesh_mesh_links_total{} 3.0",
             "sagemesh_mesh_links_total{error_type=\"refused\"} 1.0",
             "# TYPE sagemesh_mesh_peers gauge",
-            "sagemesh_mesh_peers 4.0",
+            "sagemesh_mesh_peers{} 4.0",
             "# EOF",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
