@@ -354,7 +354,8 @@ async fn a_connection_is_closed_that_makes_no_call_in_time_and_no_other() {
     let begun = tokio::time::Instant::now();
     let mut rest = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest).await.unwrap();
-    assert!(begun.elapsed() >= api::config::FIRST_CALL_WITHIN);
+    // The connection was there a moment before the clock was looked at.
+    assert!(begun.elapsed() >= api::config::FIRST_CALL_WITHIN * 9 / 10, "{:?}", begun.elapsed());
     tokio::time::sleep(api::config::FIRST_CALL_WITHIN).await;
     tokio::time::resume();
     call(&busy, "/grpc.health.v1.Health/Check").await.unwrap();

@@ -44,7 +44,8 @@ fn many_changes_make_few_signatures() {
         }
         mesh.run(10.0, |_, _| {});
         let n_signed = version(&mesh).expect("it is up") - before;
-        assert!((4..=6).contains(&n_signed), "{n_signed} in 20 s");
+        // A few at once, and then one in 5 s.
+        assert!((4..=9).contains(&n_signed), "{n_signed} in 20 s");
         assert_eq!(n_hold(&mesh, 1, "a/n", Some(b"99")), 9, "and the last one counts");
     });
 }

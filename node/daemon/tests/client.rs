@@ -173,7 +173,7 @@ impl Machine {
             services: watch::Sender::default(),
         });
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = api::Config { listen, socket: home.join("api.sock"), ..api::Config::default() };
+        let config = api::Config { listen, socket: home.join("run/api.sock"), ..api::Config::default() };
         let server = api::Server::bind(config, node.clone(), svids).await.unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));

@@ -124,6 +124,7 @@ impl Input {
                 record: Vec::new(),
                 reason: types::Reason::ALL[usize::from(*which) % types::Reason::ALL.len()].code().to_owned(),
                 detail: detail.clone(),
+                ..v1::JoinReply::default()
             },
         };
         edited(&reply.encode_to_vec(), &self.reply)
