@@ -154,7 +154,11 @@ pub(crate) fn unsent_by_peer(headers: &HeaderMap) -> Option<Reason> {
     let reason = refused(headers)?;
     matches!(
         reason,
-        Reason::EndpointUnreachable | Reason::ServiceUnhealthy | Reason::ListenerForeign | Reason::NotServing
+        Reason::EndpointUnreachable
+            | Reason::ServiceUnreachable
+            | Reason::ServiceUnhealthy
+            | Reason::ListenerForeign
+            | Reason::NotServing
     )
     .then_some(reason)
 }

@@ -130,6 +130,14 @@ impl Guest {
         backend.health.clone()?;
         Ok(backend.clone())
     }
+
+    /// Says of the service what connecting to it said of an address, which means nothing to a caller elsewhere.
+    pub(crate) fn blame(&self, refusal: Refusal) -> Refusal {
+        if refusal.reason != Reason::EndpointUnreachable {
+            return refusal;
+        }
+        Reason::ServiceUnreachable.because(format!("`{}`: {}", self.peer.own, refusal.detail))
+    }
 }
 
 async fn calls(shared: &Arc<Shared>, stream: TlsStream<TcpStream>, guest: Guest, drain: CancellationToken) {
@@ -218,8 +226,8 @@ async fn call(
             }
         }
     }
-    let refusal = last.unwrap_or_else(|| Reason::EndpointUnreachable.because("the service was not tried"));
-    visit.refuse(call, &refusal, counted);
+    let refusal = last.unwrap_or_else(|| Reason::EndpointUnreachable.because("it was not tried"));
+    visit.refuse(call, &visit.guest.blame(refusal), counted);
 }
 
 /// What a stock client saw of a call's end.

@@ -167,7 +167,9 @@ pub(crate) async fn serve(
     let table = Arc::clone(&shared.table.borrow());
     let within = shared.ground.config.connect_timeout;
     let backend = match guest.admit(&table, Protocol::Tcp) {
-        Ok(backend) => connect(backend.address, within, SILENCE_MAX).await,
+        Ok(backend) => {
+            connect(backend.address, within, SILENCE_MAX).await.map_err(|refusal| guest.blame(refusal))
+        }
         Err(refusal) => Err(refusal),
     };
     let mut backend = match backend {

@@ -198,6 +198,9 @@ reasons! {
     /// The service's health check fails.
     ServiceUnhealthy = "SERVICE_UNHEALTHY", Unavailable,
         "look at the service itself: it listens, and its health check fails";
+    /// The service could not be connected to from its own node; nothing was sent.
+    ServiceUnreachable = "SERVICE_UNREACHABLE", Unavailable,
+        "start the service on its node, or correct the address that it is declared with";
     /// The port of a service belongs to a process that its selectors do not match.
     ListenerForeign = "LISTENER_FOREIGN", FailedPrecondition,
         "stop the process that holds the port, or correct the service's selectors";

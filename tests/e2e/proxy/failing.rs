@@ -19,12 +19,13 @@ async fn when_no_endpoint_can_be_reached_the_caller_hears_why() {
         loop {
             // Its connections break a moment after it stopped.
             let answer = client.echo(b"").await;
-            if answer.reason() == Some(Reason::EndpointUnreachable) {
+            if answer.reason() == Some(Reason::ServiceUnreachable) {
                 return answer;
             }
         }
     });
-    assert!(answer.await.message().contains(&service.address.to_string()));
+    let message = answer.await.message().to_owned();
+    assert!(message.contains("/svc/echo`: ") && message.contains(&service.address.to_string()), "{message}");
     nas.change(|table| {
         let backend = table.local.values_mut().next().unwrap().backend.as_mut().unwrap();
         backend.health = Err(Reason::ServiceUnhealthy.because("its check says so"));
