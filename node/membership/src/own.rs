@@ -171,6 +171,10 @@ impl Membership {
     pub(crate) fn leave(&mut self, now: Now, out: &mut Outbox) {
         // Who was met just now is to hear it as well: there is no later.
         self.gossip.spoil_at_once();
+        // Its record is empty then, and so whole for whoever missed a change of it: there is nobody left to ask.
+        self.own.staged.clear();
+        self.own.floor = self.own.next_version();
+        self.own.sign_due = Some(now.mono);
         self.publish(now, self.own.stamp().incarnation + 1, true, out);
     }
 
