@@ -54,6 +54,9 @@ pub(crate) struct Far {
     pub(crate) address: SocketAddr,
 }
 
+/// How often it is looked whether a sign of life has come.
+const SIGN_EVERY: Duration = Duration::from_millis(2);
+
 /// What connections need of the room.
 pub(crate) struct Ground {
     pub(crate) config: Config,
@@ -95,6 +98,9 @@ struct Signals {
     load: Arc<Load>,
     /// Told when a call comes to an idle connection.
     busy: Notify,
+    /// Told when somebody wants a sign of life.
+    asked: Notify,
+    pulse: Pulse,
     retired: CancellationToken,
 }
 
@@ -119,6 +125,15 @@ impl Link {
     /// Whether its other end is another node's proxy.
     pub(crate) const fn is_to_proxy(&self) -> bool {
         self.far.is_some()
+    }
+
+    /// Waits until the other proxy gives a sign of life.
+    pub(crate) async fn gives_sign(&self) {
+        let n_before = self.signals.pulse.n();
+        self.signals.asked.notify_one();
+        while self.signals.pulse.n() == n_before {
+            sleep(SIGN_EVERY).await;
+        }
     }
 
     /// Calls on it now.
@@ -312,7 +327,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         state: &watch::Sender<State>,
     ) {
         let Self { send, mut connection, ping, pulse, address } = self;
-        let signals = Arc::new(signals);
+        let signals = Arc::new(Signals { pulse, ..signals });
         let (far, edge, listed) = match far {
             Some((far, edge, listed)) => (Some(far), Some(edge), Some(listed)),
             None => (None, None, None),
@@ -325,7 +340,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
         };
         let cut = listed.as_ref().map(|listed| listed.open.cut.clone()).unwrap_or_default();
         // Servers that are not ours may take pings for an attack.
-        let ping = listed.is_some().then_some((ping, pulse));
+        let ping = listed.is_some().then_some(ping);
         let watching = pin!(watch_over(&signals, ping, &ground.config, retire));
         tokio::select! {
             ended = &mut connection => debug!(result = ?ended, "a connection ended"),
@@ -341,12 +356,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Made<T> {
 
 /// Ends when the other end gives no sign of life while calls are in flight. Lets the connection go when it has
 /// been idle for long, or when it was replaced; it then ends by itself after its last call.
-async fn watch_over(
-    signals: &Signals,
-    mut ping: Option<(PingPong, Pulse)>,
-    config: &Config,
-    retire: impl Fn(),
-) {
+async fn watch_over(signals: &Signals, mut ping: Option<PingPong>, config: &Config, retire: impl Fn()) {
     let mut is_retired = false;
     loop {
         let is_idle = signals.load.n() == 0;
@@ -356,6 +366,7 @@ async fn watch_over(
         let pause = if is_idle { config.idle_timeout } else { config.ping_interval };
         tokio::select! {
             () = signals.busy.notified(), if is_idle => continue,
+            () = signals.asked.notified(), if !is_idle => {}
             () = signals.retired.cancelled(), if !is_retired => {
                 retire();
                 is_retired = true;
@@ -369,8 +380,8 @@ async fn watch_over(
                 retire();
             }
         } else if signals.load.n() > 0
-            && let Some((ping, pulse)) = &mut ping
-            && is_silent(ping, pulse, config.ping_timeout).await
+            && let Some(ping) = &mut ping
+            && is_silent(ping, &signals.pulse, config.ping_timeout).await
         {
             return;
         }

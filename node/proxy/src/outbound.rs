@@ -252,9 +252,17 @@ async fn attempt_at(
     let lane = shared.pool.lane(Key { caller: caller.service.clone(), target, address });
     let to = To::Node(Box::new(far));
     let until = connect_until(route);
+    let leasing = async {
+        let lease = lane.lease(&to, &shared.ground, &shared.tasks).await?;
+        if route.is_trial {
+            // Its node may be gone, and the connection not know it yet.
+            lease.link.gives_sign().await;
+        }
+        Ok(lease)
+    };
     let lease = tokio::select! {
         biased;
-        lease = lane.lease(&to, &shared.ground, &shared.tasks) => lease,
+        lease = leasing => lease,
         () = call.is_gone() => return None,
         () = sleep_until(until.into()) => Err(unreachable(address, "no connection in time")),
     };
@@ -273,8 +281,9 @@ async fn attempt_at(
     }
 }
 
-/// How long a call waits for a connection. One that only shows whether an endpoint is back leaves half of its
-/// time to another endpoint: connecting to a node that was cut off takes as long as many calls have.
+/// How long a call waits for a connection, or for a sign of life on one. One that only shows whether an endpoint
+/// is back leaves half of its time to another endpoint: a node that was cut off gives no sign for as long as many
+/// calls have.
 fn connect_until(route: &Route) -> Instant {
     let left = route.deadline.saturating_duration_since(Instant::now());
     if route.is_trial { route.deadline - left / 2 } else { route.deadline }

@@ -45,8 +45,8 @@ pub struct Route {
     pub endpoint: Arc<Endpoint>,
     /// When it is over: the caller's deadline, or the configured timeout.
     pub deadline: Instant,
-    /// Whether the endpoint is out, so that this shows whether it is back. If no connection can be made soon, the
-    /// call is better sent elsewhere.
+    /// Whether the endpoint is out, so that this shows whether it is back. If no connection can be made soon, or the
+    /// one there is gives no sign of life, the call is better sent elsewhere: [`Outcome::Unsent`].
     pub is_trial: bool,
 }
 

@@ -127,6 +127,8 @@ impl World {
                 let took = ROUND_TRIP + (self.work)(&mut self.rng);
                 (took, answered(took))
             }
+            // Before it is sent, the shell waits in vain for a sign of life.
+            Some(Fault::Cut) if route.is_trial => ((began + DEADLINE - self.time) / 2, Outcome::Unsent),
             Some(Fault::Cut) => (began + DEADLINE - self.time, Outcome::TimedOut),
             Some(Fault::Killed) => (ROUND_TRIP, Outcome::Unsent),
         };
@@ -202,10 +204,10 @@ fn an_instance_that_falls_silent_costs_few_calls() {
         let late = world.sent_after(FAULT_AT + ms(100));
         eprintln!("  {} failed, tried at {late:.1?}", world.failed.len());
         assert_eq!(before, 0);
-        assert!(world.failed.len() <= 20, "{} failed", world.failed.len());
-        // Not one but to try it, ever more rarely.
-        assert!(late.len() <= 6, "{late:?}");
-        assert_eq!(world.story.state(0), State::Stalled);
+        assert!(world.failed.len() <= 5, "{} failed", world.failed.len());
+        // Not one but to see whether it is back, ever more rarely.
+        assert!(late.len() <= 8, "{late:?}");
+        assert!(matches!(world.story.state(0), State::Ejected { .. }));
     });
 }
 
