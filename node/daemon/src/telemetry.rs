@@ -24,9 +24,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::config::Error;
 use crate::config::RawTelemetry;
@@ -86,6 +87,7 @@ pub fn start(config: &Config, node: &str) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_new(&config.log).context("failed to understand telemetry.log")?;
     let stderr = std::io::stderr;
     let logs = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
+    let logs = logs.with_filter(filter);
     let provider = match &config.otlp {
         Some(endpoint) => {
             let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint);
@@ -98,9 +100,12 @@ pub fn start(config: &Config, node: &str) -> anyhow::Result<Telemetry> {
         }
         None => None,
     };
-    let traces =
-        provider.as_ref().map(|it| tracing_opentelemetry::layer().with_tracer(it.tracer("sagemesh")));
-    tracing_subscriber::registry().with(filter).with(logs).with(traces).init();
+    // Traces are of calls alone, whatever is logged.
+    let calls = Targets::new().with_target("proxy", LevelFilter::INFO);
+    let traces = provider
+        .as_ref()
+        .map(|it| tracing_opentelemetry::layer().with_tracer(it.tracer("sagemesh")).with_filter(calls));
+    tracing_subscriber::registry().with(logs).with(traces).init();
     Ok(Telemetry(provider))
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::town::{Machine, Process, calls, eventually, founder, python, python_selector, serves};
+use crate::town::{Machine, Process, calls, collects, eventually, founder, python, python_selector, serves};
 
 const CALLER: &str = "By=spiffe://tv.home.mesh/svc/echo;URI=spiffe://pi.home.mesh/svc/web";
 
@@ -50,6 +50,24 @@ fn stock_python_calls_in_all_four_shapes_through_two_nodes() {
     let socket = format!("unix:{}", pi.state().join("run/outbound.sock").display());
     assert_eq!(calls(&socket, &names), expected, "over the Unix socket");
     assert_eq!(calls(&outbound(&pi), &["slow"])["slow"]["code"], "DEADLINE_EXCEEDED");
+}
+
+#[test]
+fn a_collector_is_told_of_the_calls_that_their_callers_trace() {
+    let mut pi = Machine::new();
+    let (address, told) = (format!("{}:4317", pi.ip), pi.path("told"));
+    let _collector = collects(&address, &told);
+    pi.configure(&format!("otlp = \"http://{address}\"\n{}", echo(&pi, "svc/echo")));
+    pi.founds();
+    let _service = serves(&format!("{}:9000", pi.ip));
+    pi.reaches("echo");
+    calls(&outbound(&pi), &["client", "unary"]);
+    pi.stop();
+    let told = std::fs::read_to_string(told).unwrap();
+    // Both proxies of the one call that is traced, under its trace and its caller's span.
+    for (what, n) in [("0af7651916cd43dd8448eb211c80319c", 2), ("b7ad6b7169203331", 2)] {
+        assert_eq!(told.matches(what).count(), n, "{what} in {told}");
+    }
 }
 
 #[test]

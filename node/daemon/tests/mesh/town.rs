@@ -114,6 +114,12 @@ impl Machine {
     }
 
     /// Starts the node and waits until it serves.
+    /// Founds a mesh and starts.
+    pub(crate) fn founds(&mut self) {
+        self.does(&["init", "home.mesh", "--name", "pi"]);
+        self.up();
+    }
+
     pub(crate) fn up(&mut self) {
         let log = fs::File::create(self.path("log")).unwrap();
         let node = self.command().arg("up").stdout(Stdio::null()).stderr(log).spawn().unwrap();
@@ -209,8 +215,7 @@ impl Drop for Machine {
 pub(crate) fn founder(services: &str) -> Machine {
     let mut machine = Machine::new();
     machine.configure(services);
-    machine.does(&["init", "home.mesh", "--name", "pi"]);
-    machine.up();
+    machine.founds();
     machine
 }
 
@@ -237,6 +242,15 @@ pub(crate) fn serves(address: &str) -> Process {
     let child = Command::new(python()).arg(script("service.py")).arg(address).spawn().unwrap();
     let process = Process(child);
     eventually("a service", || TcpStream::connect(address).ok());
+    process
+}
+
+/// Starts a collector of traces at an address; what it is told goes to the file `told`.
+pub(crate) fn collects(address: &str, told: &Path) -> Process {
+    let told = fs::File::create(told).unwrap();
+    let child = Command::new(python()).arg(script("collector.py")).arg(address).stdout(told).spawn().unwrap();
+    let process = Process(child);
+    eventually("a collector", || TcpStream::connect(address).ok());
     process
 }
 
