@@ -58,6 +58,12 @@ counts! {
     PacketShed = "sagemesh.mesh.packets", "shed";
     /// Hints beyond as many as are kept.
     HintShed = "sagemesh.mesh.hints", "shed";
+    /// Addresses that mDNS found for nodes of this mesh that were not linked.
+    NodeFound = "sagemesh.mesh.mdns", "";
+    /// Addresses, or whole nodes, that mDNS heard beyond as many as are looked at.
+    NodeShed = "sagemesh.mesh.mdns", "shed";
+    /// Announcements of nodes of other meshes.
+    NodeForeign = "sagemesh.mesh.mdns", "foreign";
 }
 
 /// The figures, from zero at the start of the room.
