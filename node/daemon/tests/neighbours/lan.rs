@@ -1,10 +1,12 @@
 //! One network with the nodes of two meshes on it, which have all moved since their nodes ran last.
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
 use daemon::demo::fleet::{Config, Fleet, Network, Output, Plan};
@@ -60,15 +62,17 @@ impl Lan {
         }
     }
 
-    /// Ends a node and gives its machine the address `10.78.0.HOST`, as a router that was replaced would.
-    pub(crate) async fn moves(&mut self, idx: usize, host: u8) {
+    /// Ends a node and gives its machine another address in place of the one it has, as a new router would.
+    pub(crate) async fn moves(&mut self, idx: usize, address: &str) {
+        let new: IpAddr = address.parse().unwrap();
         self.0.kill(idx).await.unwrap();
-        let (old, new) = (self.0.node(idx).mesh.ip().to_string(), format!("10.78.0.{host}"));
-        // The old one first: others of its network go with it.
-        for (act, host) in [("delete", &old), ("add", &new)] {
-            ip(&["-n", self.namespace(idx), "address", act, &format!("{host}/24"), "dev", "eth0"]);
-        }
-        self.configures(idx, |text| text.replace(&format!("{old}:"), &format!("{new}:")));
+        let old = self.0.node(idx).mesh.ip();
+        let net = if new.is_ipv4() { 24 } else { 64 };
+        let own = self.namespace(idx);
+        ip(&["-n", own, "address", "delete", &format!("{old}/24"), "dev", "eth0"]);
+        ip(&["-n", own, "address", "add", &format!("{new}/{net}"), "dev", "eth0", "nodad"]);
+        let (old, new) = (SocketAddr::new(old, 0).to_string(), SocketAddr::new(new, 0).to_string());
+        self.configures(idx, |text| text.replace(old.trim_end_matches('0'), new.trim_end_matches('0')));
     }
 
     pub(crate) fn sets(&self, idx: usize, mdns: Mdns) {
@@ -126,14 +130,39 @@ impl Lan {
         }
     }
 
-    /// Has a machine without a node of this mesh tell lies to its neighbours, and waits until it has.
-    pub(crate) async fn lies(&mut self, idx: usize, host: u8, victim: &str) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/neighbours/liar.py");
-        let own = format!("10.78.0.{host}");
-        let args = ["python3", script.to_str().unwrap(), &own, victim];
-        let liar = self.0.spawn_in(idx, "liar", Path::new("/usr/bin/env"), &args, Output::Log);
-        assert!(liar.unwrap().wait().await.unwrap().success());
+    /// Runs a Python program on a node's machine.
+    pub(crate) fn runs(&mut self, idx: usize, name: &str, args: &[&str]) -> Child {
+        let args = [&["python3"][..], args].concat();
+        self.0.spawn_in(idx, name, Path::new("/usr/bin/env"), &args, Output::Log).unwrap()
     }
+
+    /// Waits until somebody holds the port of mDNS on a node's machine.
+    pub(crate) async fn holds_port(&self, idx: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        let look = || {
+            Command::new("ip").args(["netns", "exec", self.namespace(idx), "cat", "/proc/net/udp"]).output()
+        };
+        // 5353.
+        while !String::from_utf8(look().unwrap().stdout).unwrap().contains(":14E9 ") {
+            assert!(Instant::now() < deadline, "nobody holds the port");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Has a machine tell lies to its neighbours, and waits until it has.
+    pub(crate) async fn lies(&mut self, idx: usize, address: &str, victim: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/neighbours/liar.py");
+        let mut liar = self.runs(idx, "liar", &[script.to_str().unwrap(), address, victim]);
+        assert!(liar.wait().await.unwrap().success());
+    }
+}
+
+/// Fails the test if a namespace of these meshes is left.
+pub(crate) fn nothing_is_left_of(names: &[&str]) {
+    let left = fs::read_dir("/run/netns").unwrap().filter_map(Result::ok);
+    let left: Vec<_> = left.map(|it| it.file_name().into_string().unwrap()).collect();
+    let is_ours = |it: &String| names.iter().any(|name| it.starts_with(&format!("smdemo-{name}-")));
+    assert!(!left.iter().any(is_ours), "{left:?}");
 }
 
 #[track_caller]

@@ -1,20 +1,27 @@
 //! What neighbours find out, and what they cannot make a node do.
 
-use std::fs;
-
 use daemon::demo::fleet::Network;
 use proto::mesh::v1::mesh_service_client::MeshServiceClient;
 use proto::mesh::v1::{ListPeersRequest, Peer};
 
-use crate::lan::{Lan, Mdns};
+use crate::lan::{Lan, Mdns, nothing_is_left_of};
 
 const FOUND: &str = "sagemesh_mesh_mdns_total{}";
 const FOREIGN: &str = "sagemesh_mesh_mdns_total{error_type=\"foreign\"}";
 const SHED: &str = "sagemesh_mesh_mdns_total{error_type=\"shed\"}";
 const REFUSED: &str = "sagemesh_mesh_links_total{error_type=\"refused\"}";
 const FAILED: &str = "sagemesh_mesh_links_total{error_type=\"failed\"}";
+const LIAR: &str = "10.78.0.201";
 const PEERS: &str = "sagemesh_mesh_peers{}";
 const INTERFACES: &str = "sagemesh_mesh_mdns_interfaces{}";
+
+fn is_skipped() -> bool {
+    let is_skipped = Network::best() == Network::Loopback;
+    if is_skipped {
+        eprintln!("skipped: network namespaces need root");
+    }
+    is_skipped
+}
 
 async fn peer_id(lan: &Lan, of: &str) -> String {
     let mut client = MeshServiceClient::new(lan.0.node(0).channel().unwrap());
@@ -25,18 +32,17 @@ async fn peer_id(lan: &Lan, of: &str) -> String {
 
 #[tokio::test]
 async fn nodes_that_have_all_moved_find_each_other_and_nobody_else() {
-    if Network::best() == Network::Loopback {
-        eprintln!("skipped: network namespaces need root");
+    if is_skipped() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let mut home = Lan::found("home", "home.mesh", 3, dir.path()).await;
     let mut other = Lan::found("other", "other.mesh", 1, dir.path()).await;
-    for (idx, host) in [(0, 101), (1, 102), (2, 103)] {
-        home.moves(idx, host).await;
+    for (idx, address) in ["10.78.0.101", "10.78.0.102", "10.78.0.103"].into_iter().enumerate() {
+        home.moves(idx, address).await;
     }
     home.sets(2, Mdns::Off);
-    other.moves(0, 201).await;
+    other.moves(0, LIAR).await;
     home.meets(&other);
     other.0.up(0).await.unwrap();
     for idx in 0..3 {
@@ -64,7 +70,7 @@ async fn nodes_that_have_all_moved_find_each_other_and_nobody_else() {
     let victim = peer_id(&home, "node-3").await;
     home.0.kill(2).await.unwrap();
     let before = home.figure(0, FOUND);
-    other.lies(0, 201, &victim).await;
+    other.lies(0, LIAR, &victim).await;
     home.counts(0, SHED, 100.0).await;
     let taken = home.figure(0, FOUND) - before;
     // Four addresses of the one that is away, and one each of eight strangers; twice if the window has passed.
@@ -73,8 +79,47 @@ async fn nodes_that_have_all_moved_find_each_other_and_nobody_else() {
 
     home.0.stop().await.unwrap();
     drop(other);
-    let left = fs::read_dir("/run/netns").unwrap().filter_map(Result::ok);
-    let left: Vec<_> = left.map(|it| it.file_name().into_string().unwrap()).collect();
-    let is_ours = |name: &String| name.starts_with("smdemo-home-") || name.starts_with("smdemo-other-");
-    assert!(!left.iter().any(is_ours), "{left:?}");
+    nothing_is_left_of(&["home", "other"]);
+}
+
+#[tokio::test]
+async fn a_network_without_ipv4_will_do() {
+    if is_skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut lan = Lan::found("v6", "six.mesh", 2, dir.path()).await;
+    for (idx, address) in ["fd78::101", "fd78::102"].into_iter().enumerate() {
+        lan.moves(idx, address).await;
+    }
+    for idx in 0..2 {
+        lan.0.begin(idx).unwrap();
+    }
+    for idx in 0..2 {
+        lan.sees_others(idx, 1).await;
+    }
+    lan.0.stop().await.unwrap();
+    nothing_is_left_of(&["v6"]);
+}
+
+#[tokio::test]
+async fn a_node_whose_port_is_taken_says_so_and_runs_without() {
+    if is_skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut lan = Lan::found("taken", "taken.mesh", 1, dir.path()).await;
+    lan.0.kill(0).await.unwrap();
+    let holds = "import socket, time; it = socket.socket(type=socket.SOCK_DGRAM); it.bind(('', 5353)); time.sleep(99)";
+    let mut holder = lan.runs(0, "holder", &["-c", holds]);
+    lan.holds_port(0).await;
+    lan.0.up(0).await.unwrap();
+    assert_eq!(lan.figure(0, INTERFACES), 0.0, "{}", lan.log(0));
+    let told = "another program keeps UDP port 5353 for itself: stop it, or set mesh.mdns = false";
+    assert_eq!(lan.log(0).matches(told).count(), 1, "{}", lan.log(0));
+    // It is tried again.
+    holder.kill().await.unwrap();
+    lan.counts(0, INTERFACES, 1.0).await;
+    lan.0.stop().await.unwrap();
+    nothing_is_left_of(&["taken"]);
 }
