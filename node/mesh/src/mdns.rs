@@ -124,9 +124,10 @@ impl Mdns {
             is_kept
         });
         self.failing.retain(|name| now.contains_key(name));
-        for (name, wire) in
-            now.into_iter().filter(|(name, _)| !self.ears.contains_key(name)).collect::<Vec<_>>()
-        {
+        for (name, wire) in now {
+            if self.ears.contains_key(&name) {
+                continue;
+            }
             match Ear::open(wire.clone(), Arc::clone(&self.card), self.mates.clone(), heard.clone()) {
                 Ok(ear) => {
                     info!(network.interface.name = name, "mDNS is on");
@@ -156,10 +157,10 @@ impl Mdns {
             match self.hints.offer(Instant::now(), node.peer, standing, address) {
                 Verdict::Taken => {
                     debug!(peer.id = %node.peer, network.peer.address = %address, "found a node by mDNS");
-                    self.mates.count(Count::NodeFound);
+                    self.mates.count(Count::MdnsFound);
                     self.mates.links.hint(node.peer, address);
                 }
-                Verdict::Shed => self.mates.count(Count::NodeShed),
+                Verdict::Shed => self.mates.count(Count::MdnsShed),
                 Verdict::Known => {}
             }
         }

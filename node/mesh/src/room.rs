@@ -172,10 +172,8 @@ impl Mesh {
 
     /// Makes and keeps links until `shutdown`, then closes them within `stop_grace`.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        match self.mdns.take() {
-            Some(mdns) => drop(tokio::join!(self.keep(shutdown.clone()), mdns.run(shutdown))),
-            None => self.keep(shutdown).await,
-        }
+        let Some(mdns) = self.mdns.take() else { return self.keep(shutdown).await };
+        tokio::join!(self.keep(shutdown.clone()), mdns.run(shutdown));
     }
 
     async fn keep(mut self, shutdown: CancellationToken) {

@@ -122,11 +122,11 @@ impl Ear {
     /// Hands on what concerns this mesh, with the addresses that lie on this wire.
     fn tell(&self, mut found: Found) {
         if found.mesh != self.card.mesh {
-            return self.mates.count(Count::NodeForeign);
+            return self.mates.count(Count::MdnsForeign);
         }
         found.hosts.retain(|host| self.wire.is_neighbour(*host));
         if !found.hosts.is_empty() && self.found.try_send(found).is_err() {
-            self.mates.count(Count::NodeShed);
+            self.mates.count(Count::MdnsShed);
         }
     }
 
@@ -143,8 +143,9 @@ impl Ear {
         }
     }
 
-    /// Once, until it works again.
+    /// Counts a failure, and tells it once until it works again.
     fn warn(&mut self, err: &io::Error) {
+        self.mates.count(Count::MdnsFailed);
         if !std::mem::replace(&mut self.has_warned, true) {
             let (name, advice) = (&self.wire.name, advice(err.kind()));
             warn!(network.interface.name = name, error = chain(err), "failed to use mDNS: {advice}");
