@@ -155,6 +155,7 @@ impl Config {
         let mesh = mesh::Config {
             listen: raw.mesh.listen.clone().unwrap_or(defaults.listen),
             seeds: raw.mesh.seeds.clone().unwrap_or_default(),
+            mdns: raw.mesh.mdns.unwrap_or(defaults.mdns),
             links_max: raw.mesh.links_max.unwrap_or(defaults.links_max),
             ..defaults
         };
@@ -199,6 +200,7 @@ impl Config {
         raw.store.notice_rows_max = Some(self.store.notice_rows_max);
         raw.mesh.listen = Some(self.mesh.listen.clone());
         raw.mesh.seeds = Some(self.mesh.seeds.clone());
+        raw.mesh.mdns = Some(self.mesh.mdns);
         raw.mesh.advertise = Some(self.advertise.clone());
         raw.mesh.links_max = Some(self.mesh.links_max);
         raw.api.listen = Some(self.api.listen);
@@ -332,6 +334,7 @@ mod tests {
         check("stat = \"/tmp\"", "did you mean `state`?");
         check("[store]\ncommit_delay = 5", "did you mean `commit_delay_ms`?");
         check("[store]\ncommit_delay = 5", "line 2");
+        check("[mesh]\nmdsn = false", "did you mean `mdns`?");
         let detail = parse("zzz = 1").expect_err("an unknown key");
         assert!(!detail.contains("did you mean"), "{detail}");
         check("state = 5", "string");

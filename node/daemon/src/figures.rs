@@ -50,10 +50,12 @@ impl Source for Figures {
         let peers = peers.borrow();
         let alive = peers.values().filter(|known| known.liveness == Liveness::Alive).count();
         let linked = self.links.peers().borrow().len();
+        let mdns = self.links.mdns_wires();
         vec![
             figure(("sagemesh.mesh.peers", ""), "Other nodes that belong to the mesh.", peers.len() as u64),
             figure(("sagemesh.mesh.peers_alive", ""), "Other nodes that are alive.", alive as u64),
             figure(("sagemesh.mesh.peers_linked", ""), "Other nodes that are linked.", linked as u64),
+            figure(("sagemesh.mesh.mdns_interfaces", ""), "Interfaces on which mDNS is on.", mdns as u64),
         ]
     }
 }

@@ -13,6 +13,9 @@ pub struct Config {
     /// Where to find other nodes at first, as `host:port`, at most 64. Default none. They are hints: who
     /// answers there is let in by its identity alone. Names are resolved anew at each attempt.
     pub seeds: Vec<String>,
+    /// Whether to tell neighbours on the same network where this node is, and to look for theirs, by mDNS. Default
+    /// `true`. Without effect while only the loopback is listened on.
+    pub mdns: bool,
     /// Most links. Default 512, from 8 to 4,096. Each costs about 100 KiB when idle.
     pub links_max: u32,
     /// Most connections that are still shaking hands, counted apart for those dialled and those accepted.
@@ -42,6 +45,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7400))],
             seeds: Vec::new(),
+            mdns: true,
             links_max: 512,
             pending_max: 64,
             peer_streams_max: 64,

@@ -398,7 +398,7 @@ impl Gossip {
 }
 
 /// A panic in a stream's task is a fault of this node's own: it stops the node.
-fn unless_panicked(ended: Result<(), JoinError>) {
+pub(crate) fn unless_panicked(ended: Result<(), JoinError>) {
     if let Err(err) = ended
         && err.is_panic()
     {

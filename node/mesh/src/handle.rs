@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,6 +30,8 @@ pub struct Handle {
     pub(crate) hints: mpsc::Sender<(PeerId, SocketAddr)>,
     pub(crate) registry: Registry,
     pub(crate) counts: Arc<Counts>,
+    /// Interfaces on which mDNS is on.
+    pub(crate) mdns_wires: Arc<AtomicUsize>,
     pub(crate) open_timeout: Duration,
     pub(crate) streams_max: u16,
 }
@@ -92,6 +95,11 @@ impl Handle {
         if self.hints.try_send((peer, address)).is_err() {
             self.counts.add(Count::HintShed);
         }
+    }
+
+    /// On how many interfaces mDNS is on.
+    pub fn mdns_wires(&self) -> usize {
+        self.mdns_wires.load(Ordering::Relaxed)
     }
 
     /// How often something has happened since the start.

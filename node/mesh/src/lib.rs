@@ -23,6 +23,7 @@ mod swarm;
 
 mod dialer;
 pub mod handle;
+mod mdns;
 pub mod room;
 
 mod frame;

@@ -58,6 +58,14 @@ counts! {
     PacketShed = "sagemesh.mesh.packets", "shed";
     /// Hints beyond as many as are kept.
     HintShed = "sagemesh.mesh.hints", "shed";
+    /// Addresses that mDNS found for nodes of this mesh that were not linked.
+    MdnsFound = "sagemesh.mesh.mdns", "";
+    /// Addresses, or whole nodes, that mDNS heard beyond as many as are looked at.
+    MdnsShed = "sagemesh.mesh.mdns", "shed";
+    /// Packets of mDNS that could not be sent, and sockets that failed.
+    MdnsFailed = "sagemesh.mesh.mdns", "failed";
+    /// Announcements of nodes of other meshes.
+    MdnsForeign = "sagemesh.mesh.mdns", "foreign";
 }
 
 /// The figures, from zero at the start of the room.

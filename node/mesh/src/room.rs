@@ -28,6 +28,7 @@ use crate::dialer::{Dialer, Target};
 use crate::error::{Error, chain, refusal};
 use crate::handle::Handle;
 use crate::link::{Link, Snapshot};
+use crate::mdns::Mdns;
 use crate::metrics::{Count, Counts};
 use crate::muxer;
 use crate::protocol::Registry;
@@ -84,6 +85,7 @@ pub struct Mesh {
     dialer: Dialer,
     dialing: HashMap<ConnectionId, Target>,
     lookups: JoinSet<(Target, u32, io::Result<Vec<SocketAddr>>)>,
+    mdns: Option<Mdns>,
 }
 
 impl Mesh {
@@ -125,11 +127,13 @@ impl Mesh {
             hints: hint,
             registry,
             counts,
+            mdns_wires: Arc::default(),
             open_timeout: config.open_timeout,
             streams_max: config.peer_streams_max,
         };
         let retry = (config.retry_min, config.retry_max);
         let dialer = Dialer::new(own, &config.seeds, retry, random::bytes());
+        let mdns = config.mdns.then(|| Mdns::new(own, &addresses, members.clone(), handle.clone()));
         let mesh = Self {
             config,
             own,
@@ -146,6 +150,7 @@ impl Mesh {
             dialer,
             dialing: HashMap::new(),
             lookups: JoinSet::new(),
+            mdns: mdns.flatten(),
         };
         Ok((mesh, taken))
     }
@@ -167,6 +172,11 @@ impl Mesh {
 
     /// Makes and keeps links until `shutdown`, then closes them within `stop_grace`.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let Some(mdns) = self.mdns.take() else { return self.keep(shutdown).await };
+        tokio::join!(self.keep(shutdown.clone()), mdns.run(shutdown));
+    }
+
+    async fn keep(mut self, shutdown: CancellationToken) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_map_kept = true;

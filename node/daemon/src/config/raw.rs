@@ -62,6 +62,9 @@ pub struct RawMesh {
     pub listen: Option<Vec<SocketAddr>>,
     /// Where to find other nodes at first, as `host:port`. Default none: the inviter is remembered.
     pub seeds: Option<Vec<String>>,
+    /// Whether nodes on the same network find each other by mDNS (UDP port 5353). Default `true`; never on the
+    /// loopback. A neighbour sees that this is a node of SageMesh, its address and its peer id.
+    pub mdns: Option<bool>,
     /// Addresses of this machine that others can reach. Default all that its interfaces have.
     pub advertise: Option<Vec<IpAddr>>,
     /// Most links. Default 512, from 8 to 4,096.
