@@ -20,7 +20,7 @@ use mesh::sync::{DIFFERING_MAX, Given, Sync};
 use mesh::{Event, Events, Gossip, Mesh};
 use proxy::Proxy;
 use tls::Rotation;
-use types::SpiffeId;
+use types::{Now, SpiffeId};
 
 use crate::addresses::{self, Bound};
 use crate::config::{Config, Sources};
@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
-use crate::{init, state, telemetry};
+use crate::{init, renewal, state, telemetry};
 
 /// Rooms that stop together.
 struct Stage {
@@ -75,16 +75,16 @@ pub struct App {
 /// Why it could not start, or which room failed.
 pub async fn up(config: Config, sources: Sources, store: &store::Store) -> anyhow::Result<()> {
     let known = state::load(&config.state, &store.handle()).await?;
-    let known = known.context(
+    let mut known = known.context(
         "this node belongs to no mesh yet: found one with `sagemesh init`, or join one with `sagemesh join`",
     )?;
     init::unmark(&config.state)?;
     let telemetry = telemetry::start(&config.telemetry, &known.own.to_string())?;
-    let app = App::start(config, sources, known, store.handle()).await;
-    let result = match app {
-        Ok(app) => app.run().await,
-        Err(err) => Err(err),
+    let run = async {
+        renewal::renew(&mut known, &store.handle(), Now::read()).await?;
+        App::start(config, sources, known, store.handle()).await?.run().await
     };
+    let result = run.await;
     telemetry.stop();
     result
 }
@@ -101,9 +101,6 @@ impl App {
         store: store::Handle,
     ) -> anyhow::Result<Self> {
         let (own, keys) = (known.own.clone(), Arc::clone(&known.keys));
-        if known.members.get(&own).is_none() {
-            return Err(known.members.why_not(&own).into());
-        }
         make_run(&config.run)?;
         let lost: Vec<_> = known.lost.iter().map(ToString::to_string).collect();
         let remembered = addresses::remembered(&store).await?;
