@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use api::node::Asker;
 use attest::Attestor;
 use mesh::sync::{DIFFERING_MAX, Given, Sync};
 use mesh::{Event, Events, Gossip, Mesh};
@@ -218,7 +219,7 @@ impl App {
                 _ = stop.recv() => break None,
                 _ = interrupt.recv() => break None,
                 () = self.node.left() => break None,
-                _ = reload.recv() => match api::Node::reload(&*self.node).await {
+                _ = reload.recv() => match api::Node::reload(&*self.node, Asker::Signal).await {
                     Ok(changes) => info!(changes = changes.join(", "), "reloaded the configuration"),
                     Err(refusal) => warn!(error = %refusal, "kept the configuration: the new one is refused"),
                 },

@@ -71,7 +71,12 @@ impl Draft {
         self.signer.clone().ok_or_else(none)
     }
 
-    /// Merges what was signed here, and notes for the audit who did what.
+    /// Notes for the audit who did what. It is kept with what the draft changes, or not at all.
+    pub fn note(&mut self, now: Now, kind: &'static str, subject: &str, data: serde_json::Value) {
+        self.events.push(audit::event(&self.own, now, kind, subject, data));
+    }
+
+    /// Merges what was signed here, and notes it for the audit.
     ///
     /// # Errors
     /// What [`Members::merge`] says.
@@ -86,7 +91,7 @@ impl Draft {
         if self.members.merge(statement)? != Merged::Added {
             return Ok(());
         }
-        self.events.push(audit::event(&self.own, now, kind, subject, data));
+        self.note(now, kind, subject, data);
         Ok(())
     }
 }

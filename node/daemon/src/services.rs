@@ -8,13 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use api::node::{Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Service, Source};
+use api::node::{Asker, Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Service, Source};
 use attest::Attestor;
 use identity::{Members, svid};
 use mesh::Gossiping;
@@ -26,10 +27,10 @@ use proxy::{Backend, Local, Table};
 use store::{Change, Durability, Room};
 use tls::{Rotation, Svids, random};
 use types::key::Keys;
-use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
+use types::{Now, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
-use crate::addresses;
 use crate::config::RawService;
+use crate::{addresses, audit};
 
 pub mod declared;
 mod elsewhere;
@@ -200,9 +201,11 @@ impl Services {
         let now = Instant::now();
         // Whoever asked may have gone.
         match command {
-            Command::Configure(declared, answer) => drop(answer.send(self.registry.configure(declared))),
-            Command::Add(declaration, answer) => drop(answer.send(self.add(&declaration).await)),
-            Command::Remove(name, answer) => drop(answer.send(self.remove(&name).await)),
+            Command::Configure(by, declared, answer) => {
+                drop(answer.send(self.configure(&by, declared).await));
+            }
+            Command::Add(by, declaration, answer) => drop(answer.send(self.add(&by, &declaration).await)),
+            Command::Remove(by, name, answer) => drop(answer.send(self.remove(&by, &name).await)),
             Command::Register(by, declaration, ttl, answer) => {
                 drop(answer.send(self.register(now, &by, &declaration, ttl)));
             }
@@ -211,31 +214,52 @@ impl Services {
         }
     }
 
-    async fn add(&mut self, declaration: &Declaration) -> Result<(), Refusal> {
+    async fn configure(&mut self, by: &Asker, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
+        let mut registry = self.registry.clone();
+        let changes = registry.configure(declared)?;
+        let data = json!({ "by": by.to_string(), "changes": changes });
+        self.keep(Vec::new(), "service.configuration.reloaded.v1", "", data).await?;
+        self.registry = registry;
+        Ok(changes)
+    }
+
+    async fn add(&mut self, by: &Asker, declaration: &Declaration) -> Result<(), Refusal> {
         self.check_scope(&declaration.name)?;
         let mut registry = self.registry.clone();
         registry.add(Declared::new(declaration, Source::Added)?)?;
         let value = serde_json::to_vec(&declared::to_raw(declaration))
             .map_err(|err| Reason::ConfigInvalid.because(err.to_string()))?;
         let key = declaration.name.as_str().as_bytes().to_vec();
-        self.keep(Change::Put { room: ROOM.name, key, value }).await?;
+        let data = json!({ "by": by.to_string(), "service": declared::to_raw(declaration) });
+        let change = Change::Put { room: ROOM.name, key, value };
+        self.keep(vec![change], "service.declaration.added.v1", declaration.name.as_str(), data).await?;
         self.registry = registry;
         Ok(())
     }
 
-    async fn remove(&mut self, name: &ServiceName) -> Result<(), Refusal> {
+    async fn remove(&mut self, by: &Asker, name: &ServiceName) -> Result<(), Refusal> {
         let mut registry = self.registry.clone();
         if !self.shadowed.contains(name) {
             registry.remove(name)?;
         }
-        self.keep(Change::Delete { room: ROOM.name, key: name.as_str().as_bytes().to_vec() }).await?;
+        let change = Change::Delete { room: ROOM.name, key: name.as_str().as_bytes().to_vec() };
+        let data = json!({ "by": by.to_string() });
+        self.keep(vec![change], "service.declaration.removed.v1", name.as_str(), data).await?;
         self.shadowed.remove(name);
         self.registry = registry;
         Ok(())
     }
 
-    async fn keep(&self, change: Change) -> Result<(), Refusal> {
-        let kept = self.node.store.commit(Durability::Durable, vec![change], Vec::new()).await;
+    /// Keeps changes together with what the audit is to know of them.
+    async fn keep(
+        &self,
+        changes: Vec<Change>,
+        kind: &str,
+        subject: &str,
+        data: serde_json::Value,
+    ) -> Result<(), Refusal> {
+        let event = audit::event(&self.node.own, Now::read(), kind, subject, data);
+        let kept = self.node.store.commit(Durability::Durable, changes, vec![event]).await;
         kept.map_err(|err| Reason::NotServing.because(format!("failed to write the database: {err}")))
     }
 

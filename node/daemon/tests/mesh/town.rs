@@ -141,6 +141,16 @@ impl Machine {
         let mut node = self.node.take().unwrap();
         let pid = rustix::process::Pid::from_child(&node);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.has_ended(&mut node);
+    }
+
+    /// Waits until the node has ended by itself and well.
+    pub(crate) fn ended(&mut self) {
+        let mut node = self.node.take().unwrap();
+        self.has_ended(&mut node);
+    }
+
+    fn has_ended(&self, node: &mut Child) {
         let status = eventually("the end of a node", || node.try_wait().unwrap());
         assert!(status.success(), "{}", self.log());
     }
