@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
-use crate::{init, renewal, state, telemetry};
+use crate::{carried, init, renewal, state, telemetry};
 
 /// Rooms that stop together.
 struct Stage {
@@ -133,9 +133,15 @@ impl App {
         ground.run("sync", |stop| sync.run(stop));
         gossip.run("gossip", |stop| gossiper.run(stop));
 
+        let (news, brought) = tls::news();
+        ground.run("carried", {
+            let (members, given) = (members.clone(), keeping.given());
+            |stop| carried::run(brought, members, given, stop)
+        });
+
         let attestor = Arc::new(Attestor::new().context("failed to ask the kernel who owns sockets")?);
         let (table_in, table) = services::table(&own);
-        let calls = Proxy::bind(config.proxy.clone(), table, members.clone()).await?;
+        let calls = Proxy::bind(config.proxy.clone(), table, members.clone(), news.clone()).await?;
         let (inbound, calling) = (calls.inbound_addr(), calls.handle());
         let context = services::Node {
             own: own.clone(),
@@ -163,7 +169,7 @@ impl App {
             pending: readiness.pending(),
             lost,
         }));
-        let api = api::Server::bind(config.api.clone(), node.clone(), svids.clone()).await?;
+        let api = api::Server::bind(config.api.clone(), node.clone(), svids.clone(), news).await?;
         let bound =
             Bound { mesh: linked_at, inbound, api: api.local_addr(), advertise: config.advertise.clone() };
         node.bound(bound.clone());

@@ -24,6 +24,7 @@ pub mod status;
 pub mod why;
 
 pub mod app;
+mod carried;
 mod figures;
 mod node;
 

@@ -181,7 +181,7 @@ impl Machine {
         });
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = api::Config { listen, socket: home.join("run/api.sock"), ..api::Config::default() };
-        let server = api::Server::bind(config, node.clone(), svids).await.unwrap();
+        let server = api::Server::bind(config, node.clone(), svids, tls::news().0).await.unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));
         Self { dir, node, stop, tasks }
