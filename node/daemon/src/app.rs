@@ -3,8 +3,6 @@
 //!
 //! The only place that knows every room. A room that ends before it is told to, or panics, stops the node.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -31,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
-use crate::{carried, init, renewal, state, telemetry};
+use crate::{carried, init, renewal, run_dir, state, telemetry};
 
 /// Rooms that stop together.
 struct Stage {
@@ -102,7 +100,7 @@ impl App {
         store: store::Handle,
     ) -> anyhow::Result<Self> {
         let (own, keys) = (known.own.clone(), Arc::clone(&known.keys));
-        make_run(&config.run)?;
+        run_dir::make(&config.run)?;
         let lost: Vec<_> = known.lost.iter().map(ToString::to_string).collect();
         let remembered = addresses::remembered(&store).await?;
         let readiness = Readiness::new();
@@ -269,14 +267,6 @@ impl App {
             }
         }
     }
-}
-
-/// Makes the directory of sockets. Anybody may look: who asks what is decided at each socket.
-fn make_run(dir: &Path) -> anyhow::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    let made = builder.create(dir);
-    made.with_context(|| format!("failed to make {}: run as root, or set `run`", dir.display()))
 }
 
 /// What is configured, and where the inviter was.

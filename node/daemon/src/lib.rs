@@ -27,6 +27,7 @@ pub mod app;
 mod carried;
 mod figures;
 mod node;
+mod run_dir;
 
 pub mod demo;
 pub mod shop;
