@@ -77,7 +77,7 @@ fn role_wire(role: Option<Role>) -> identity_wire::Role {
 
 pub(crate) fn declaration(wire: Option<service_wire::Declaration>) -> Result<Declaration, Refusal> {
     let wire = wire.ok_or_else(|| invalid("`service` is missing"))?;
-    let lists = [("selectors", &wire.selectors), ("allow", &wire.allow), ("calls", &wire.calls)];
+    let lists = [("selectors", &wire.selectors), ("allow", &wire.allow)];
     for (field, items) in lists {
         if items.len() > ITEMS_MAX || items.iter().any(|item| item.len() > ITEM_LEN_MAX) {
             return Err(invalid(format!("`{field}`: up to {ITEMS_MAX} items of {ITEM_LEN_MAX} bytes")));
@@ -96,7 +96,6 @@ pub(crate) fn declaration(wire: Option<service_wire::Declaration>) -> Result<Dec
         Err(_) => return Err(invalid(format!("`health`: none has the number {}", wire.health))),
     };
     let listen = Some(wire.listen.as_str()).filter(|text| !text.is_empty());
-    let calls = wire.calls.iter().map(|name| parse("calls", name));
     Ok(Declaration {
         name: parse("name", &wire.name)?,
         listen: listen.map(|text| parse::<SocketAddr>("listen", text)).transpose()?,
@@ -104,7 +103,6 @@ pub(crate) fn declaration(wire: Option<service_wire::Declaration>) -> Result<Dec
         health,
         selectors: wire.selectors,
         allow: wire.allow,
-        calls: calls.collect::<Result<Vec<ServiceName>, _>>()?,
     })
 }
 

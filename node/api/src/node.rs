@@ -208,8 +208,6 @@ pub struct Declaration {
     pub selectors: Vec<String>,
     /// Who may call it. The form is not checked here.
     pub allow: Vec<String>,
-    /// The services that it calls.
-    pub calls: Vec<ServiceName>,
 }
 
 /// Whether a service can take calls.

@@ -335,6 +335,8 @@ mod tests {
         let detail = parse("zzz = 1").expect_err("an unknown key");
         assert!(!detail.contains("did you mean"), "{detail}");
         check("state = 5", "string");
+        // One that would do nothing is no key.
+        check("[[service]]\nname = \"web\"\ncalls = [\"api\"]", "unknown field `calls`");
     }
 
     #[test]

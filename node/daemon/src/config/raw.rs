@@ -122,9 +122,6 @@ pub struct RawService {
     /// node. Default nobody.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// The services that it calls, for the bundles it is given.
-    #[serde(default)]
-    pub calls: Vec<String>,
 }
 
 /// One `[[outbound]]`.

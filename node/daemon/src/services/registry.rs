@@ -306,7 +306,6 @@ mod tests {
             health: api::node::HealthCheck::Tcp,
             selectors: Vec::new(),
             allow: Vec::new(),
-            calls: Vec::new(),
         }
     }
 
