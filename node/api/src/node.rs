@@ -88,11 +88,11 @@ pub trait Node: Send + Sync + 'static {
     /// Takes back what [`Node::add_service`] declared.
     async fn remove_service(&self, by: Asker, name: ServiceName) -> Result<(), Refusal>;
 
-    /// Declares the service that calls, for `ttl`. The node attests the caller.
+    /// Registers where the service that calls serves, for `ttl`. The node attests the caller.
     async fn register(
         &self,
         caller: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal>;
 
@@ -208,6 +208,20 @@ pub struct Declaration {
     pub selectors: Vec<String>,
     /// Who may call it. The form is not checked here.
     pub allow: Vec<String>,
+}
+
+/// Where a process says that it serves. What a service is, the operator declares: what the process says of that
+/// must be the same, or left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The service's name.
+    pub name: ServiceName,
+    /// Where it listens on this node; `None`: as it is declared.
+    pub listen: Option<SocketAddr>,
+    /// What it speaks.
+    pub protocol: Option<Protocol>,
+    /// How its health is told.
+    pub health: Option<HealthCheck>,
 }
 
 /// Whether a service can take calls.

@@ -61,9 +61,9 @@ impl wire::service_service_server::ServiceService for Api {
     ) -> Result<Response<wire::RegisterServiceResponse>, Status> {
         let caller = registrant(request.extensions()).map_err(refuse)?;
         let request = request.into_inner();
-        let declaration = convert::declaration(request.service).map_err(refuse)?;
+        let registration = convert::registration(request.service).map_err(refuse)?;
         let ttl = convert::ttl(request.ttl_s, LEASE_S, LEASE_BOUNDS_S).map_err(refuse)?;
-        let lease = self.node.register(caller, declaration, ttl).await.map_err(refuse)?;
+        let lease = self.node.register(caller, registration, ttl).await.map_err(refuse)?;
         let (lease, ttl_s) = (lease.id.to_string(), lease.ttl.as_secs());
         Ok(Response::new(wire::RegisterServiceResponse { lease, ttl_s }))
     }

@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use api::node::{
-    Asker, Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Service, Status,
+    Asker, Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Registration, Service,
+    Status,
 };
 use identity::join::{self, Exporter, Invitation};
 use identity::{Members, Role, Scope, Signed, Statement};
@@ -378,10 +379,10 @@ impl api::Node for Node {
     async fn register(
         &self,
         caller: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
-        self.services.register(caller, declaration, ttl).await
+        self.services.register(caller, registration, ttl).await
     }
 
     async fn renew(&self, caller: Registrant, lease: LeaseId) -> Result<Lease, Refusal> {

@@ -15,7 +15,9 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use api::node::{Asker, Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Service, Source};
+use api::node::{
+    Asker, Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Registration, Service, Source,
+};
 use attest::Attestor;
 use identity::{Members, svid};
 use mesh::Gossiping;
@@ -47,6 +49,8 @@ use registry::{Caller, Registry};
 
 /// What the database keeps of services: those that were added, by their names.
 pub const ROOM: Room = Room { name: "service", migrations: &[] };
+/// Most bytes of one as it is kept, so that the audit has room for it.
+const DECLARATION_LEN_MAX: usize = 32 << 10;
 /// Before a service's name in a node's record.
 const OFFER: &str = "service/";
 /// How often scopes are looked at though nothing changed.
@@ -206,8 +210,8 @@ impl Services {
             }
             Command::Add(by, declaration, answer) => drop(answer.send(self.add(&by, &declaration).await)),
             Command::Remove(by, name, answer) => drop(answer.send(self.remove(&by, &name).await)),
-            Command::Register(by, declaration, ttl, answer) => {
-                drop(answer.send(self.register(now, &by, &declaration, ttl)));
+            Command::Register(by, registration, ttl, answer) => {
+                drop(answer.send(self.register(now, &by, &registration, ttl)));
             }
             Command::Renew(by, id, answer) => drop(answer.send(self.registry.renew(now, &by, id))),
             Command::Deregister(by, id, answer) => drop(answer.send(self.registry.deregister(&by, id))),
@@ -229,6 +233,11 @@ impl Services {
         registry.add(Declared::new(declaration, Source::Added)?)?;
         let value = serde_json::to_vec(&declared::to_raw(declaration))
             .map_err(|err| Reason::ConfigInvalid.because(err.to_string()))?;
+        if value.len() > DECLARATION_LEN_MAX {
+            let detail =
+                format!("a declaration of {} bytes where {DECLARATION_LEN_MAX} are allowed", value.len());
+            return Err(Reason::ConfigInvalid.because(detail));
+        }
         let key = declaration.name.as_str().as_bytes().to_vec();
         let data = json!({ "by": by.to_string(), "service": declared::to_raw(declaration) });
         let change = Change::Put { room: ROOM.name, key, value };
@@ -267,7 +276,7 @@ impl Services {
         &mut self,
         now: Instant,
         by: &Registrant,
-        declaration: &Declaration,
+        registration: &Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
         let owner = match by {
@@ -289,7 +298,7 @@ impl Services {
         let owner = owner.as_ref();
         let caller = Caller { own: &self.node.own, registrant: by, owner, has_ended: &has_ended };
         let id = LeaseId(u128::from_be_bytes(random::bytes()));
-        self.registry.register(now, id, caller, declaration, ttl)
+        self.registry.register(now, id, caller, registration, ttl)
     }
 
     fn check_scope(&self, name: &ServiceName) -> Result<(), Refusal> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use api::node::{
     Asker, Authority, Declaration, Health, Layer, Lease, LeaseId, Liveness, Outcome, Peer, Registrant,
-    Service, Source, Status,
+    Registration, Service, Source, Status,
 };
 use daemon::state::Known;
 use daemon::{init, state};
@@ -131,7 +131,7 @@ impl api::Node for Node {
         self.services.send_modify(|list| Arc::make_mut(list).retain(|it| it.name != name));
         Ok(())
     }
-    async fn register(&self, _: Registrant, _: Declaration, ttl: Duration) -> Result<Lease, Refusal> {
+    async fn register(&self, _: Registrant, _: Registration, ttl: Duration) -> Result<Lease, Refusal> {
         Ok(Lease { id: LeaseId(1), ttl })
     }
     async fn renew(&self, _: Registrant, id: LeaseId) -> Result<Lease, Refusal> {

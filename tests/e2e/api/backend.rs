@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::node::{
-    Asker, Authority, Declaration, Health, Layer, Lease, LeaseId, Outcome, Peer, Registrant, Service, Source,
-    Status,
+    Asker, Authority, Declaration, Health, Layer, Lease, LeaseId, Outcome, Peer, Registrant, Registration,
+    Service, Source, Status,
 };
 use identity::join::{self, Exporter, Invitation, Invitations};
 use identity::{Members, Role, Scope};
@@ -204,11 +204,11 @@ impl api::Node for Backend {
     async fn register(
         &self,
         caller: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
         if let Registrant::Service(id) = &caller {
-            let own = self.own.service(declaration.name.as_str());
+            let own = self.own.service(registration.name.as_str());
             if *id != own {
                 return Err(Reason::CallerUnmapped.because(format!("{id} is not {own}")));
             }

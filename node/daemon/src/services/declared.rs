@@ -49,15 +49,8 @@ impl Declared {
         Ok(Self {
             name: name.clone(),
             listen: declaration.listen,
-            protocol: match declaration.protocol {
-                Protocol::Grpc => proxy::Protocol::Grpc,
-                Protocol::Tcp => proxy::Protocol::Tcp,
-            },
-            health: match declaration.health {
-                HealthCheck::Grpc => Kind::Grpc,
-                HealthCheck::Tcp => Kind::Tcp,
-                HealthCheck::None => Kind::None,
-            },
+            protocol: protocol(declaration.protocol),
+            health: kind(declaration.health),
             selectors: read_all(name.as_str(), &declaration.selectors)?,
             policy: route::Policy { allow: read_all(name.as_str(), &declaration.allow)? },
             source,
@@ -70,6 +63,23 @@ impl Declared {
     /// As [`Declared::new`].
     pub fn of_raw(raw: &RawService, source: Source) -> Result<Self, Refusal> {
         Self::new(&declaration(raw)?, source)
+    }
+}
+
+/// What the proxy calls it.
+pub(super) const fn protocol(it: Protocol) -> proxy::Protocol {
+    match it {
+        Protocol::Grpc => proxy::Protocol::Grpc,
+        Protocol::Tcp => proxy::Protocol::Tcp,
+    }
+}
+
+/// What the proxy calls it.
+pub(super) const fn kind(it: HealthCheck) -> Kind {
+    match it {
+        HealthCheck::Grpc => Kind::Grpc,
+        HealthCheck::Tcp => Kind::Tcp,
+        HealthCheck::None => Kind::None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use api::node::{Asker, Declaration, Lease, LeaseId, Registrant, Service};
+use api::node::{Asker, Declaration, Lease, LeaseId, Registrant, Registration, Service};
 use proxy::Table;
 use types::{Reason, Refusal, ServiceName};
 
@@ -20,7 +20,7 @@ pub(super) enum Command {
     Configure(Asker, Vec<Declared>, Answer<Vec<String>>),
     Add(Asker, Declaration, Answer<()>),
     Remove(Asker, ServiceName, Answer<()>),
-    Register(Registrant, Declaration, Duration, Answer<Lease>),
+    Register(Registrant, Registration, Duration, Answer<Lease>),
     Renew(Registrant, LeaseId, Answer<Lease>),
     Deregister(Registrant, LeaseId, Answer<()>),
 }
@@ -75,10 +75,10 @@ impl Handle {
     pub async fn register(
         &self,
         by: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
-        self.ask(|answer| Command::Register(by, declaration, ttl, answer)).await
+        self.ask(|answer| Command::Register(by, registration, ttl, answer)).await
     }
 
     /// Extends a registration.
