@@ -62,7 +62,7 @@ pub struct RawMesh {
     pub listen: Option<Vec<SocketAddr>>,
     /// Where to find other nodes at first, as `host:port`. Default none: the inviter is remembered.
     pub seeds: Option<Vec<String>>,
-    /// Addresses of this machine that others can reach. Default all that its interfaces have.
+    /// Addresses of this machine that others can reach, at most 8. Default all that its interfaces have.
     pub advertise: Option<Vec<IpAddr>>,
     /// Most links. Default 512, from 8 to 4,096.
     pub links_max: Option<u32>,
