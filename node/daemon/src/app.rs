@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
+use crate::serving::Serving;
 use crate::{carried, init, renewal, run_dir, state, telemetry};
 
 /// Rooms that stop together.
@@ -152,7 +153,17 @@ impl App {
             inbound,
         };
         let (serving, services) = Services::new(context, config.services.clone(), table_in).await?;
-        ground.run("services", |stop| serving.run(stop));
+        let declares = readiness.wait_for("services");
+        ground.run("services", |stop| serving.run(declares, stop));
+        let serving = Serving::new(
+            own.clone(),
+            readiness.clone(),
+            members.clone(),
+            linking.clone(),
+            gossiping.clone(),
+            svids.clone(),
+        );
+        ground.run("serving", |stop| serving.run(stop));
 
         let node = Arc::new(Node::new(Rooms {
             own,
@@ -172,8 +183,8 @@ impl App {
             Bound { mesh: linked_at, inbound, api: api.local_addr(), advertise: config.advertise.clone() };
         node.bound(bound.clone());
         ground.run("shown", {
-            let (node, waits) = (node.clone(), readiness.wait_for("links"));
-            |stop| async move { node.show(waits, stop).await }
+            let node = node.clone();
+            |stop| async move { node.show(stop).await }
         });
         ground.run("addresses", {
             let (bound, gossiping, kept) = (bound.clone(), gossiping.clone(), remembered.peers);

@@ -28,6 +28,7 @@ mod carried;
 mod figures;
 mod node;
 mod run_dir;
+mod serving;
 
 pub mod demo;
 pub mod shop;

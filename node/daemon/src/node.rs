@@ -23,11 +23,8 @@ use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, SpiffeId, Tr
 
 use crate::addresses::Bound;
 use crate::config::{self, Config, Sources};
-use crate::readiness::Guard;
 use crate::{authorities, keeper, services, status, why};
 
-/// How long the node waits for a first link before it serves without one.
-const LINK_WITHIN: Duration = Duration::from_secs(10);
 /// How long a welcome is sent again: it tells the time.
 const WELCOME_AGE_MAX: Duration = Duration::from_secs(30);
 
@@ -120,13 +117,10 @@ impl Node {
     }
 
     /// Keeps what is shown of peers up to date, and what it gives stock clients, until `shutdown`.
-    /// Lets go of `waits` once the node is linked, or has nobody to link with.
-    pub(crate) async fn show(&self, waits: Guard, shutdown: CancellationToken) {
+    pub(crate) async fn show(&self, shutdown: CancellationToken) {
         let (mut links, mut gossip) = (self.links.peers(), self.gossip.peers());
         let (mut members, mut pending) = (self.keeper.members(), self.pending.clone());
         let mut said = None;
-        let started = Instant::now();
-        let mut alone = Some(waits);
         loop {
             let now = self.peers_now();
             self.peers.send_if_modified(|shown| {
@@ -138,11 +132,6 @@ impl Node {
             });
             let is_ready = pending.borrow_and_update().is_empty();
             self.ready.send_if_modified(|shown| std::mem::replace(shown, is_ready) != is_ready);
-            if alone.is_some()
-                && (!links.borrow().is_empty() || self.is_alone() || started.elapsed() >= LINK_WITHIN)
-            {
-                alone = None;
-            }
             said = authorities::say(&*self.keys, &self.own, &members, &self.gossip, said).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -150,15 +139,10 @@ impl Node {
                 Ok(()) = gossip.changed() => {}
                 Ok(()) = members.changed() => {}
                 Ok(()) = pending.changed() => {}
-                () = tokio::time::sleep(LINK_WITHIN), if alone.is_some() => {}
             }
             links.mark_unchanged();
             gossip.mark_unchanged();
         }
-    }
-
-    fn is_alone(&self) -> bool {
-        self.keeper.members().borrow().iter().all(|member| member.domain == self.own)
     }
 
     fn peers_now(&self) -> Vec<Peer> {

@@ -32,6 +32,7 @@ use types::key::Keys;
 use types::{Now, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
 use crate::config::RawService;
+use crate::readiness::Guard;
 use crate::{addresses, audit};
 
 pub mod declared;
@@ -167,8 +168,9 @@ impl Services {
         Ok((services, Handle { commands, table: seen, shown: shown_seen }))
     }
 
-    /// Serves until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// Serves until `shutdown`. Lets go of `waits` once it has told of what is declared.
+    pub async fn run(mut self, waits: Guard, shutdown: CancellationToken) {
+        let mut waits = Some(waits);
         let mut peers = self.node.gossip.peers();
         let mut members = self.node.members.clone();
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -198,6 +200,7 @@ impl Services {
             }
             self.apply();
             self.offer().await;
+            drop(waits.take());
         }
     }
 
