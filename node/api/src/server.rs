@@ -26,7 +26,7 @@ use proto::mesh::v1::mesh_service_server::{self, MeshServiceServer};
 use proto::service::v1::service_service_server::{self, ServiceServiceServer};
 use tls::server::Newcomers;
 use tls::{Accepted, News, Svids};
-use types::Reason;
+use types::{Reason, chain};
 
 use crate::config::{Config, HANDSHAKES_MAX, JOINERS_MAX, MESSAGE_LEN_MAX};
 use crate::connection;
@@ -319,16 +319,4 @@ async fn tell(health: &HealthReporter, is_ready: bool) {
     for name in ours.into_iter().chain([""]) {
         health.set_service_status(name, status).await;
     }
-}
-
-/// An error with all that caused it.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut told = err.to_string();
-    let mut next = err.source();
-    while let Some(cause) = next {
-        told.push_str(": ");
-        told.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    told
 }

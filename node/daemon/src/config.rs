@@ -408,7 +408,7 @@ mod tests {
             let text = format!("[mesh]\nadvertise = [\"192.0.2.1\", \"{host}\"]");
             check(&text, &["`mesh.advertise`", host, "such as 192.0.2.1"]);
         }
-        let many = vec!["\"192.0.2.1\""; HOSTS_MAX + 1].join(", ");
+        let many = ["\"192.0.2.1\""; HOSTS_MAX + 1].join(", ");
         check(&format!("[mesh]\nadvertise = [{many}]"), &["`mesh.advertise`", "at most 8 addresses"]);
         let fine = read("[mesh]\nadvertise = [\"192.0.2.1\", \"2001:db8::1\"]");
         assert_eq!(Config::new(fine).expect("addresses").advertise.len(), 2);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use identity::join::{self, MESSAGE_LEN_MAX, Newcomer, WELCOME_LEN_MAX};
 use identity::token::Token;
 use identity::{KeySet, Members, SoftKeys};
 use store::Handle;
-use tls::client;
+use tls::{client, frame};
 use types::key::{KeySlot, Keys};
 use types::{Now, Reason, Refusal};
 
@@ -145,7 +145,7 @@ async fn ask_at(
         let welcome = read(&mut stream, WELCOME_LEN_MAX).await?;
         let verifier: Arc<dyn Keys> = Arc::new(SoftKeys::default());
         let (mut members, request) = newcomer.greet(verifier, &chain, &exporter, &welcome, Now::read())?;
-        write(&mut stream, &request).await?;
+        frame::write(&mut stream, &request).await.context("the inviter closed the connection")?;
         let reply = read(&mut stream, MESSAGE_LEN_MAX).await?;
         newcomer.settle(&mut members, &reply)?;
         let host = address.rsplit_once(':').map(|(host, _)| host);
@@ -164,20 +164,6 @@ fn unwrap(err: tls::Error) -> anyhow::Error {
 }
 
 async fn read<S: AsyncRead + Unpin>(stream: &mut S, len_max: usize) -> anyhow::Result<Vec<u8>> {
-    let len = usize::try_from(stream.read_u32().await.context("the inviter closed the connection")?)?;
-    if len > len_max {
-        bail!("the inviter announced {len} bytes where {len_max} are allowed");
-    }
-    let mut bytes = Vec::new();
-    stream.take(len as u64).read_to_end(&mut bytes).await?;
-    if bytes.len() < len {
-        bail!("the inviter closed the connection midway");
-    }
-    Ok(bytes)
-}
-
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> anyhow::Result<()> {
-    stream.write_u32(u32::try_from(bytes.len())?).await?;
-    stream.write_all(bytes).await?;
-    stream.flush().await.context("the inviter closed the connection")
+    const CLOSED: &str = "the inviter closed the connection";
+    frame::read(stream, len_max).await.context(CLOSED)?.context(CLOSED)
 }

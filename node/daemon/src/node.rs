@@ -19,7 +19,7 @@ use identity::{Members, Role, Scope, Signed, Statement};
 use mesh::Gossiping;
 use tls::random;
 use types::key::{KeySlot, Keys};
-use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
+use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, SpiffeId, TrustDomain, chain};
 
 use crate::addresses::Bound;
 use crate::config::{self, Config, Sources};
@@ -389,15 +389,4 @@ impl api::Node for Node {
         };
         Ok(why::layers(&seen, &service, Now::read()).await)
     }
-}
-
-/// An error with all its causes.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut next = err.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -8,16 +8,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use api::node::{
-    Asker, Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Registration, Service, Source,
-};
+use api::node::{Health, Lease, LeaseId, LocalCaller, Registrant, Registration, Service, Source};
 use attest::Attestor;
 use identity::{Members, svid};
 use mesh::Gossiping;
@@ -26,18 +23,19 @@ use proto::Message;
 use proto::service::v1;
 use proxy::health::{self, Checker};
 use proxy::{Backend, Local, Table};
-use store::{Change, Durability, Room};
+use store::Room;
 use tls::{Rotation, Svids, random};
 use types::key::Keys;
-use types::{Now, Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
+use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
+use crate::addresses;
 use crate::config::RawService;
 use crate::readiness::Guard;
-use crate::{addresses, audit};
 
 pub mod declared;
 mod elsewhere;
 mod handle;
+mod operating;
 mod registry;
 
 pub use declared::Declared;
@@ -50,8 +48,6 @@ use registry::{Caller, Registry};
 
 /// What the database keeps of services: those that were added, by their names.
 pub const ROOM: Room = Room { name: "service", migrations: &[] };
-/// Most bytes of one as it is kept, so that the audit has room for it.
-const DECLARATION_LEN_MAX: usize = 32 << 10;
 /// Before a service's name in a node's record.
 const OFFER: &str = "service/";
 /// How often scopes are looked at though nothing changed.
@@ -219,60 +215,6 @@ impl Services {
             Command::Renew(by, id, answer) => drop(answer.send(self.registry.renew(now, &by, id))),
             Command::Deregister(by, id, answer) => drop(answer.send(self.registry.deregister(&by, id))),
         }
-    }
-
-    async fn configure(&mut self, by: &Asker, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
-        let mut registry = self.registry.clone();
-        let changes = registry.configure(declared)?;
-        let data = json!({ "by": by.to_string(), "changes": changes });
-        self.keep(Vec::new(), "service.configuration.reloaded.v1", "", data).await?;
-        self.registry = registry;
-        Ok(changes)
-    }
-
-    async fn add(&mut self, by: &Asker, declaration: &Declaration) -> Result<(), Refusal> {
-        self.check_scope(&declaration.name)?;
-        let mut registry = self.registry.clone();
-        registry.add(Declared::new(declaration, Source::Added)?)?;
-        let value = serde_json::to_vec(&declared::to_raw(declaration))
-            .map_err(|err| Reason::ConfigInvalid.because(err.to_string()))?;
-        if value.len() > DECLARATION_LEN_MAX {
-            let detail =
-                format!("a declaration of {} bytes where {DECLARATION_LEN_MAX} are allowed", value.len());
-            return Err(Reason::ConfigInvalid.because(detail));
-        }
-        let key = declaration.name.as_str().as_bytes().to_vec();
-        let data = json!({ "by": by.to_string(), "service": declared::to_raw(declaration) });
-        let change = Change::Put { room: ROOM.name, key, value };
-        self.keep(vec![change], "service.declaration.added.v1", declaration.name.as_str(), data).await?;
-        self.registry = registry;
-        Ok(())
-    }
-
-    async fn remove(&mut self, by: &Asker, name: &ServiceName) -> Result<(), Refusal> {
-        let mut registry = self.registry.clone();
-        if !self.shadowed.contains(name) {
-            registry.remove(name)?;
-        }
-        let change = Change::Delete { room: ROOM.name, key: name.as_str().as_bytes().to_vec() };
-        let data = json!({ "by": by.to_string() });
-        self.keep(vec![change], "service.declaration.removed.v1", name.as_str(), data).await?;
-        self.shadowed.remove(name);
-        self.registry = registry;
-        Ok(())
-    }
-
-    /// Keeps changes together with what the audit is to know of them.
-    async fn keep(
-        &self,
-        changes: Vec<Change>,
-        kind: &str,
-        subject: &str,
-        data: serde_json::Value,
-    ) -> Result<(), Refusal> {
-        let event = audit::event(&self.node.own, Now::read(), kind, subject, data);
-        let kept = self.node.store.commit(Durability::Durable, changes, vec![event]).await;
-        kept.map_err(|err| Reason::NotServing.because(format!("failed to write the database: {err}")))
     }
 
     fn register(

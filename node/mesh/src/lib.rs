@@ -25,7 +25,6 @@ mod dialer;
 pub mod handle;
 pub mod room;
 
-mod frame;
 pub mod gossip;
 pub mod reach;
 pub mod sync;

@@ -13,6 +13,7 @@ pub mod svids;
 mod verifier;
 
 pub mod client;
+pub mod frame;
 pub mod news;
 pub mod peer;
 pub mod server;

@@ -36,6 +36,9 @@ fn the_audit_names_who_asked_for_what() {
     pi.does(&["service", "remove", "api"]);
     pi.does(&["reload"]);
     pi.is_refused(&["service", "remove", "api"], 3, "");
+    let long = format!("exe:/{}", "a".repeat(1000));
+    let many = [&["service", "add", "big"][..], &["--selector", &long].repeat(40)].concat();
+    pi.is_refused(&many, 3, "32768 are allowed");
     pi.does(&["revoke", "tv"]);
     pi.does(&["operator", "remove", "ada"]);
     pi.does(&["leave"]);
