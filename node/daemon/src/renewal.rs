@@ -1,6 +1,7 @@
 //! What becomes of a node whose record ended while it was off. A signer renews itself; any other node is told
 //! where its invitation is made, since nobody links up with a node whose record has ended.
 
+use anyhow::Context;
 use serde_json::json;
 use store::Handle;
 use tracing::warn;
@@ -22,16 +23,15 @@ pub async fn renew(known: &mut Known, store: &Handle, now: Now) -> anyhow::Resul
     if ended > now.wall {
         return Ok(());
     }
+    let told = || format!("this node cannot start before it is renewed: {}", advice(&known.members, &own));
     let signer = known.signer.as_ref().filter(|signer| known.members.may_renew(*signer, member));
     let Some(signer) = signer else {
         let detail = format!("the record of `{own}` ended at {ended}, and it is {} here", now.wall);
-        let advice = advice(&known.members, &own);
-        let told = format!("this node cannot start before it is renewed: {advice}");
-        return Err(anyhow::Error::from(Reason::MemberExpired.because(detail)).context(told));
+        return Err(Reason::MemberExpired.because(detail)).with_context(told);
     };
     let kept = state::digests(&known.members);
     let mut members = known.members.clone();
-    members.merge(members.renew(signer, &own, None, now)?)?;
+    members.merge(members.renew(signer, &own, None, now).with_context(told)?)?;
     members.merge(members.beacon(signer, now)?)?;
     let event = audit::event(&own, now, "identity.member.renewed.v1", own.node().as_str(), json!({}));
     state::keep(store, &kept, &members, Vec::new(), vec![event]).await?;

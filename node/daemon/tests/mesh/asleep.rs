@@ -102,6 +102,13 @@ fn a_node_that_its_signer_has_forgotten_comes_back_with_its_old_keys() {
 }
 
 #[test]
+fn a_signer_that_slept_too_long_is_told_what_is_left_to_do() {
+    let (pi, _tv) = asleep(500 * DAY, 500 * DAY);
+    pi.is_refused(&["up"], 3, "have the root grant one");
+    pi.is_refused(&["up"], 3, "MEMBER_EXPIRED");
+}
+
+#[test]
 fn a_node_that_was_revoked_while_it_was_off_is_not_renewed() {
     let (mut pi, tv) = asleep(100 * DAY, 100 * DAY);
     pi.up();
