@@ -55,6 +55,19 @@ async fn call(channel: &Channel, path: &'static str) -> Result<(), Status> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_gossip_has_not_told_of_yet_is_made_known() {
+    let mut place = Place::start().await;
+    let before = place.backend.map.borrow().clone();
+    let tv = place.backend.with(|mesh| mesh.admit("tv", ""));
+    let record = place.backend.with(|mesh| mesh.record(&tv));
+    let channel = place.member(&tv, &tv.id()).await;
+    place.backend.map.send_replace(before);
+    MeshServiceClient::new(channel).get_status(GetStatusRequest {}).await.unwrap();
+    let brought = within("the caller's record", place.brought.recv()).await.unwrap();
+    assert_eq!((brought.from, &brought.record), (record.member().peer, record.envelope()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn grpcurl_finds_its_way_on_the_port() {
     let place = Place::start().await;
     place.operator("ann", Role::View);

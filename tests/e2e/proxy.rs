@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use types::Reason;
 
-use self::backend::{DRIPS, send};
-use self::street::{Street, message, receive, request};
+use self::backend::{DRIPS, Service, send};
+use self::street::{Street, grpc, message, receive, request};
 use crate::town::within;
 
 #[tokio::test]
@@ -36,6 +36,27 @@ async fn a_call_arrives_whole_and_so_does_its_answer() {
     assert_eq!((&made[0].caller, &made[0].target), (&pi.node.service("web"), &nas.node.service("echo")));
     assert_eq!((made[0].group, made[0].signature), ("X25519MLKEM768", "ML_DSA_65"));
     assert_eq!(service.seen.n(), 4);
+}
+
+#[tokio::test]
+async fn a_caller_that_gossip_has_not_told_of_yet_is_made_known() {
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let mut nas = street.house("nas", "echo", grpc(service.address), "svc/web").await;
+    let before = street.net.map.borrow().clone();
+    let pi = street.house("pi", "web", None, "").await;
+    street.net.map.send_replace(before);
+
+    pi.client().await.ask(request("echo", "Echo"), message(0, b"hello")).await.is_ok();
+    let brought = within("the caller's record", nas.brought.recv()).await.unwrap();
+    let record = street.net.mesh.record(&pi.node);
+    assert_eq!((brought.from, &brought.record), (record.member().peer, record.envelope()));
+
+    street.net.publish();
+    let echo = nas.node.service("echo");
+    let mut again = pi.direct(&street.net, "web", &echo, nas.inbound).await.unwrap();
+    again.ask(request("echo", "Echo"), message(0, b"hello")).await.is_ok();
+    assert!(nas.brought.try_recv().is_err(), "what is known is no news");
 }
 
 #[tokio::test]

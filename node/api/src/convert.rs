@@ -13,10 +13,11 @@ use proto::service::v1 as service_wire;
 use types::{NodeName, Reason, Refusal, ServiceName};
 
 use crate::node::{
-    Declaration, Health, HealthCheck, Layer, Liveness, Outcome, Peer, Protocol, Service, Source, Status,
+    Declaration, Health, HealthCheck, Layer, Liveness, Outcome, Peer, Protocol, Registration, Service,
+    Source, Status,
 };
 
-/// Most selectors, lines of `allow`, or calls of one declaration.
+/// Most selectors, or lines of `allow`, of one declaration.
 const ITEMS_MAX: usize = 64;
 /// Most bytes of one of them.
 const ITEM_LEN_MAX: usize = 1024;
@@ -77,35 +78,61 @@ fn role_wire(role: Option<Role>) -> identity_wire::Role {
 
 pub(crate) fn declaration(wire: Option<service_wire::Declaration>) -> Result<Declaration, Refusal> {
     let wire = wire.ok_or_else(|| invalid("`service` is missing"))?;
-    let lists = [("selectors", &wire.selectors), ("allow", &wire.allow), ("calls", &wire.calls)];
-    for (field, items) in lists {
+    for (field, items) in [("selectors", &wire.selectors), ("allow", &wire.allow)] {
         if items.len() > ITEMS_MAX || items.iter().any(|item| item.len() > ITEM_LEN_MAX) {
             return Err(invalid(format!("`{field}`: up to {ITEMS_MAX} items of {ITEM_LEN_MAX} bytes")));
         }
     }
-    let protocol = match service_wire::Protocol::try_from(wire.protocol) {
-        Ok(service_wire::Protocol::Unspecified | service_wire::Protocol::Grpc) => Protocol::Grpc,
-        Ok(service_wire::Protocol::Tcp) => Protocol::Tcp,
-        Err(_) => return Err(invalid(format!("`protocol`: none has the number {}", wire.protocol))),
-    };
-    let health = match service_wire::HealthCheck::try_from(wire.health) {
-        Ok(service_wire::HealthCheck::Unspecified) if protocol == Protocol::Grpc => HealthCheck::Grpc,
-        Ok(service_wire::HealthCheck::Unspecified | service_wire::HealthCheck::Tcp) => HealthCheck::Tcp,
-        Ok(service_wire::HealthCheck::Grpc) => HealthCheck::Grpc,
-        Ok(service_wire::HealthCheck::None) => HealthCheck::None,
-        Err(_) => return Err(invalid(format!("`health`: none has the number {}", wire.health))),
-    };
-    let listen = Some(wire.listen.as_str()).filter(|text| !text.is_empty());
-    let calls = wire.calls.iter().map(|name| parse("calls", name));
+    let protocol = protocol(wire.protocol)?.unwrap_or(Protocol::Grpc);
     Ok(Declaration {
         name: parse("name", &wire.name)?,
-        listen: listen.map(|text| parse::<SocketAddr>("listen", text)).transpose()?,
+        listen: listen(&wire.listen)?,
         protocol,
-        health,
+        health: health(wire.health)?.unwrap_or(match protocol {
+            Protocol::Grpc => HealthCheck::Grpc,
+            Protocol::Tcp => HealthCheck::Tcp,
+        }),
         selectors: wire.selectors,
         allow: wire.allow,
-        calls: calls.collect::<Result<Vec<ServiceName>, _>>()?,
     })
+}
+
+pub(crate) fn registration(wire: Option<service_wire::Declaration>) -> Result<Registration, Refusal> {
+    let wire = wire.ok_or_else(|| invalid("`service` is missing"))?;
+    if !wire.selectors.is_empty() || !wire.allow.is_empty() {
+        let detail = "who a service is and who may call it is the operator's to say: leave `selectors` and \
+                      `allow` empty";
+        return Err(invalid(detail));
+    }
+    Ok(Registration {
+        name: parse("name", &wire.name)?,
+        listen: listen(&wire.listen)?,
+        protocol: protocol(wire.protocol)?,
+        health: health(wire.health)?,
+    })
+}
+
+fn listen(text: &str) -> Result<Option<SocketAddr>, Refusal> {
+    Some(text).filter(|text| !text.is_empty()).map(|text| parse("listen", text)).transpose()
+}
+
+fn protocol(number: i32) -> Result<Option<Protocol>, Refusal> {
+    match service_wire::Protocol::try_from(number) {
+        Ok(service_wire::Protocol::Unspecified) => Ok(None),
+        Ok(service_wire::Protocol::Grpc) => Ok(Some(Protocol::Grpc)),
+        Ok(service_wire::Protocol::Tcp) => Ok(Some(Protocol::Tcp)),
+        Err(_) => Err(invalid(format!("`protocol`: none has the number {number}"))),
+    }
+}
+
+fn health(number: i32) -> Result<Option<HealthCheck>, Refusal> {
+    match service_wire::HealthCheck::try_from(number) {
+        Ok(service_wire::HealthCheck::Unspecified) => Ok(None),
+        Ok(service_wire::HealthCheck::Grpc) => Ok(Some(HealthCheck::Grpc)),
+        Ok(service_wire::HealthCheck::Tcp) => Ok(Some(HealthCheck::Tcp)),
+        Ok(service_wire::HealthCheck::None) => Ok(Some(HealthCheck::None)),
+        Err(_) => Err(invalid(format!("`health`: none has the number {number}"))),
+    }
 }
 
 fn protocol_wire(protocol: Protocol) -> service_wire::Protocol {
@@ -237,8 +264,10 @@ mod tests {
         let wire = service_wire::Declaration { name: "api".to_owned(), ..Default::default() };
         let read = declaration(Some(wire.clone())).expect("a declaration");
         assert_eq!((read.protocol, read.health, read.listen), (Protocol::Grpc, HealthCheck::Grpc, None));
-        let tcp = service_wire::Declaration { protocol: service_wire::Protocol::Tcp.into(), ..wire };
+        let tcp = service_wire::Declaration { protocol: service_wire::Protocol::Tcp.into(), ..wire.clone() };
         assert_eq!(declaration(Some(tcp)).expect("a declaration").health, HealthCheck::Tcp);
+        let read = registration(Some(wire)).expect("a registration");
+        assert_eq!((read.protocol, read.health, read.listen), (None, None, None));
         assert_eq!(ttl(0, 30, 5..=3600), Ok(Duration::from_secs(30)));
     }
 
@@ -258,6 +287,8 @@ mod tests {
         check(declaration(Some(service_wire::Declaration { health: 9, ..wire() })), "health");
         let many = vec!["uid:1".to_owned(); ITEMS_MAX + 1];
         check(declaration(Some(service_wire::Declaration { selectors: many, ..wire() })), "selectors");
+        let greedy = service_wire::Declaration { allow: vec!["*".to_owned()], ..wire() };
+        check(registration(Some(greedy)), "allow");
         check(scope("scope", &["api".to_owned()]), "scope");
         check(note("a\nb".to_owned()), "note");
         check(ttl(4, 30, 5..=3600), "ttl_s");

@@ -8,7 +8,7 @@ use proto::identity::v1 as wire;
 use types::{Algorithm, NodeName, PublicKey, Reason, Refusal, ServiceName};
 
 use crate::convert;
-use crate::mesh_service::{Api, refuse};
+use crate::mesh_service::{Api, asker, refuse};
 use crate::node::Authority;
 use crate::watching::{Lists, latest};
 
@@ -41,11 +41,12 @@ impl wire::identity_service_server::IdentityService for Api {
         &self,
         request: Request<wire::CreateInvitationRequest>,
     ) -> Result<Response<wire::CreateInvitationResponse>, Status> {
+        let by = asker(&request)?;
         let request = request.into_inner();
         let node = convert::parse("node", &request.node).map_err(refuse)?;
         let scope = convert::scope("scope", &request.scope).map_err(refuse)?;
         let ttl = convert::ttl(request.ttl_s, INVITATION_S, 1..=TTL_MAX.as_secs()).map_err(refuse)?;
-        let token = self.node.invite(node, scope, ttl).await.map_err(refuse)?;
+        let token = self.node.invite(by, node, scope, ttl).await.map_err(refuse)?;
         Ok(Response::new(wire::CreateInvitationResponse { token }))
     }
 
@@ -53,11 +54,12 @@ impl wire::identity_service_server::IdentityService for Api {
         &self,
         request: Request<wire::UpdateScopeRequest>,
     ) -> Result<Response<wire::UpdateScopeResponse>, Status> {
+        let by = asker(&request)?;
         let request = request.into_inner();
         let node = convert::parse("node", &request.node).map_err(refuse)?;
         let add = convert::scope("add", &request.add).map_err(refuse)?;
         let remove = convert::scope("remove", &request.remove).map_err(refuse)?;
-        let scope = self.node.change_scope(node, add, remove).await.map_err(refuse)?;
+        let scope = self.node.change_scope(by, node, add, remove).await.map_err(refuse)?;
         Ok(Response::new(wire::UpdateScopeResponse { scope: scope.items() }))
     }
 
@@ -65,10 +67,11 @@ impl wire::identity_service_server::IdentityService for Api {
         &self,
         request: Request<wire::RevokeMemberRequest>,
     ) -> Result<Response<wire::RevokeMemberResponse>, Status> {
+        let by = asker(&request)?;
         let request = request.into_inner();
         let node = convert::parse("node", &request.node).map_err(refuse)?;
         let note = convert::note(request.note).map_err(refuse)?;
-        self.node.revoke(node, note).await.map_err(refuse)?;
+        self.node.revoke(by, node, note).await.map_err(refuse)?;
         Ok(Response::new(wire::RevokeMemberResponse {}))
     }
 
@@ -76,11 +79,12 @@ impl wire::identity_service_server::IdentityService for Api {
         &self,
         request: Request<wire::SetOperatorRequest>,
     ) -> Result<Response<wire::SetOperatorResponse>, Status> {
+        let by = asker(&request)?;
         let request = request.into_inner();
         let name: ServiceName = convert::parse("name", &request.name).map_err(refuse)?;
         let role = convert::role(request.role).map_err(refuse)?;
         let key = operator_key(&name, &request.p256, &self.node.members().borrow()).map_err(refuse)?;
-        self.node.set_operator(name, role, key).await.map_err(refuse)?;
+        self.node.set_operator(by, name, role, key).await.map_err(refuse)?;
         Ok(Response::new(wire::SetOperatorResponse {}))
     }
 

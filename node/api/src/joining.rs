@@ -1,14 +1,15 @@
-//! The join protocol on a connection that does nothing else: the inviter speaks first, each message behind
-//! its length (4 bytes, big endian). What the messages say is `identity::join`'s business.
+//! The join protocol on a connection that does nothing else: the inviter speaks first. What the messages say is
+//! `identity::join`'s business.
 
 use std::io;
 
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use identity::join::{Exporter, MESSAGE_LEN_MAX};
 use proto::identity::v1::JoinReply;
+use tls::frame;
 use types::{Reason, Refusal};
 
 use crate::config::JOIN_TIMEOUT;
@@ -45,14 +46,14 @@ where
 {
     let welcome = node.welcome()?;
     let request = timeout(JOIN_TIMEOUT, async {
-        send(&mut stream, &welcome).await?;
+        frame::write(&mut stream, &welcome).await?;
         receive(&mut stream).await
     });
     let request = request.await??;
     // Not timed: what is granted is granted, whether or not the newcomer waits for it.
     let reply = node.redeem(exporter, request).await;
     timeout(JOIN_TIMEOUT, async {
-        send(&mut stream, &reply).await?;
+        frame::write(&mut stream, &reply).await?;
         stream.shutdown().await
     })
     .await??;
@@ -68,20 +69,12 @@ fn refusal(reply: &[u8]) -> Option<Refusal> {
     Some(Reason::from_code(&reply.reason).unwrap_or(Reason::TokenUnknown).because(reply.detail))
 }
 
-async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) -> io::Result<()> {
-    let len = u32::try_from(message.len()).map_err(io::Error::other)?;
-    stream.write_all(&len.to_be_bytes()).await?;
-    stream.write_all(message).await?;
-    stream.flush().await
-}
-
 async fn receive<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Vec<u8>, Error> {
-    let len = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
-    if len > MESSAGE_LEN_MAX {
-        let detail = format!("a newcomer's request has {len} bytes of {MESSAGE_LEN_MAX}");
-        return Err(Reason::EnvelopeMalformed.because(detail).into());
+    match frame::read(stream, MESSAGE_LEN_MAX).await {
+        Ok(message) => Ok(message.ok_or(io::ErrorKind::UnexpectedEof).map_err(io::Error::from)?),
+        Err(err) if err.kind() == io::ErrorKind::InvalidData => {
+            Err(Reason::EnvelopeMalformed.because(format!("a newcomer's request: {err}")).into())
+        }
+        Err(err) => Err(err.into()),
     }
-    let mut message = vec![0; len];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
 }

@@ -12,7 +12,8 @@ use tls::Svids;
 use types::Refusal;
 
 use crate::convert;
-use crate::node::{Node, Peer};
+use crate::node::{Asker, Node, Peer};
+use crate::origin::Origin;
 use crate::refusal;
 use crate::watching::{Lists, latest};
 
@@ -31,6 +32,11 @@ pub(crate) struct Api {
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(crate) fn refuse(refusal: Refusal) -> Status {
     refusal::status(&refusal)
+}
+
+/// Who asks.
+pub(crate) fn asker<T>(request: &Request<T>) -> Result<Asker, Status> {
+    Origin::of(request.extensions()).map(Origin::asker).map_err(refuse)
 }
 
 #[tonic::async_trait]
@@ -65,16 +71,19 @@ impl wire::mesh_service_server::MeshService for Api {
         Ok(Response::new(latest(self.node.peers(), self.stop.clone(), convert)))
     }
 
-    async fn leave(&self, _: Request<wire::LeaveRequest>) -> Result<Response<wire::LeaveResponse>, Status> {
-        self.node.leave().await.map_err(refuse)?;
+    async fn leave(
+        &self,
+        request: Request<wire::LeaveRequest>,
+    ) -> Result<Response<wire::LeaveResponse>, Status> {
+        self.node.leave(asker(&request)?).await.map_err(refuse)?;
         Ok(Response::new(wire::LeaveResponse {}))
     }
 
     async fn reload(
         &self,
-        _: Request<wire::ReloadRequest>,
+        request: Request<wire::ReloadRequest>,
     ) -> Result<Response<wire::ReloadResponse>, Status> {
-        let changes = self.node.reload().await.map_err(refuse)?;
+        let changes = self.node.reload(asker(&request)?).await.map_err(refuse)?;
         Ok(Response::new(wire::ReloadResponse { changes }))
     }
 }

@@ -22,7 +22,8 @@ use types::{
 /// The node behind the API. What it refuses it leaves unchanged.
 ///
 /// A call is dropped where it waits when its caller goes away, [`Node::redeem`] alone excepted until the node
-/// stops. What must not be done by half is therefore done by an owner that is sent a message.
+/// stops. What must not be done by half is therefore done by an owner that is sent a message. What is asked for
+/// with an [`Asker`] leaves an event for the audit, durable before the answer.
 #[tonic::async_trait]
 pub trait Node: Send + Sync + 'static {
     /// The member map.
@@ -44,7 +45,8 @@ pub trait Node: Send + Sync + 'static {
     async fn authorities(&self) -> Result<Vec<Authority>, Refusal>;
 
     /// Makes an invitation, and answers its token as people carry it.
-    async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal>;
+    async fn invite(&self, by: Asker, node: NodeName, scope: Scope, ttl: Duration)
+    -> Result<String, Refusal>;
 
     /// What the inviter says first to a newcomer: [`identity::join::welcome`]. Why nobody can join here.
     fn welcome(&self) -> Result<Arc<[u8]>, Refusal>;
@@ -54,36 +56,43 @@ pub trait Node: Send + Sync + 'static {
     async fn redeem(&self, exporter: Exporter, request: Vec<u8>) -> Vec<u8>;
 
     /// Changes what a node may speak for: first what goes, then what comes. Answers the new scope.
-    async fn change_scope(&self, node: NodeName, add: Scope, remove: Scope) -> Result<Scope, Refusal>;
+    async fn change_scope(
+        &self,
+        by: Asker,
+        node: NodeName,
+        add: Scope,
+        remove: Scope,
+    ) -> Result<Scope, Refusal>;
 
     /// Ends the membership of a node's keys.
-    async fn revoke(&self, node: NodeName, note: String) -> Result<(), Refusal>;
+    async fn revoke(&self, by: Asker, node: NodeName, note: String) -> Result<(), Refusal>;
 
     /// Gives an operator a role, or takes it away.
     async fn set_operator(
         &self,
+        by: Asker,
         name: ServiceName,
         role: Option<Role>,
         key: PublicKey,
     ) -> Result<(), Refusal>;
 
     /// Tells the mesh that the node leaves, and has it stop once this has been answered.
-    async fn leave(&self) -> Result<(), Refusal>;
+    async fn leave(&self, by: Asker) -> Result<(), Refusal>;
 
     /// Reads the configuration again; answers what changed.
-    async fn reload(&self) -> Result<Vec<String>, Refusal>;
+    async fn reload(&self, by: Asker) -> Result<Vec<String>, Refusal>;
 
     /// Declares a service of this node and keeps it.
-    async fn add_service(&self, declaration: Declaration) -> Result<(), Refusal>;
+    async fn add_service(&self, by: Asker, declaration: Declaration) -> Result<(), Refusal>;
 
     /// Takes back what [`Node::add_service`] declared.
-    async fn remove_service(&self, name: ServiceName) -> Result<(), Refusal>;
+    async fn remove_service(&self, by: Asker, name: ServiceName) -> Result<(), Refusal>;
 
-    /// Declares the service that calls, for `ttl`. The node attests the caller.
+    /// Registers where the service that calls serves, for `ttl`. The node attests the caller.
     async fn register(
         &self,
         caller: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal>;
 
@@ -199,8 +208,20 @@ pub struct Declaration {
     pub selectors: Vec<String>,
     /// Who may call it. The form is not checked here.
     pub allow: Vec<String>,
-    /// The services that it calls.
-    pub calls: Vec<ServiceName>,
+}
+
+/// Where a process says that it serves. What a service is, the operator declares: what the process says of that
+/// must be the same, or left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The service's name.
+    pub name: ServiceName,
+    /// Where it listens on this node; `None`: as it is declared.
+    pub listen: Option<SocketAddr>,
+    /// What it speaks.
+    pub protocol: Option<Protocol>,
+    /// How its health is told.
+    pub health: Option<HealthCheck>,
 }
 
 /// Whether a service can take calls.
@@ -251,6 +272,36 @@ pub struct LocalCaller {
     pub gid: u32,
     /// Its process; `None` if it is in a pid namespace that cannot be seen from here.
     pub pid: Option<u32>,
+}
+
+impl fmt::Display for LocalCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid} of user {}", self.uid),
+            None => write!(f, "a process of user {}", self.uid),
+        }
+    }
+}
+
+/// Who asks the node to change something, for the audit. As text: a SPIFFE ID, or which process of which user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// One with a certificate.
+    Remote(SpiffeId),
+    /// A process of this machine.
+    Local(LocalCaller),
+    /// Whoever may send signals to the node's process.
+    Signal,
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(id) => write!(f, "{id}"),
+            Self::Local(caller) => write!(f, "{caller}"),
+            Self::Signal => f.write_str("a signal"),
+        }
+    }
 }
 
 /// Who registers a service.

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tonic::Extensions;
+
 use identity::{Members, Role, Who};
 use types::{Now, Reason, Refusal, SpiffeId, Workload};
 
-use crate::node::{LocalCaller, Registrant};
+use crate::node::{Asker, LocalCaller, Registrant};
 use crate::roles::{self, Least};
 
 /// Who is at the other end of a connection.
@@ -71,6 +73,19 @@ impl Origin {
         }
     }
 
+    /// Who it is, for the audit.
+    pub(crate) fn asker(&self) -> Asker {
+        match self {
+            Self::Local(caller, _) => Asker::Local(*caller),
+            Self::Remote(peer) => Asker::Remote(peer.caller.id.clone()),
+        }
+    }
+
+    /// Of a call that the gate let through, as it noted it there.
+    pub(crate) fn of(extensions: &Extensions) -> Result<&Self, Refusal> {
+        extensions.get().ok_or_else(|| Reason::CallerGone.because("nobody is known to call"))
+    }
+
     /// The workload that calls.
     pub(crate) fn registrant(&self) -> Result<Registrant, Refusal> {
         match self {
@@ -90,10 +105,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Remote(peer) => write!(f, "{}", peer.caller.id),
-            Self::Local(LocalCaller { uid, pid: Some(pid), .. }, _) => {
-                write!(f, "process {pid} of user {uid}")
-            }
-            Self::Local(LocalCaller { uid, pid: None, .. }, _) => write!(f, "a process of user {uid}"),
+            Self::Local(caller, _) => write!(f, "{caller}"),
         }
     }
 }

@@ -25,8 +25,8 @@ use proto::identity::v1::identity_service_server::{self, IdentityServiceServer};
 use proto::mesh::v1::mesh_service_server::{self, MeshServiceServer};
 use proto::service::v1::service_service_server::{self, ServiceServiceServer};
 use tls::server::Newcomers;
-use tls::{Accepted, Svids};
-use types::Reason;
+use tls::{Accepted, News, Svids};
+use types::{Reason, chain};
 
 use crate::config::{Config, HANDSHAKES_MAX, JOINERS_MAX, MESSAGE_LEN_MAX};
 use crate::connection;
@@ -60,6 +60,7 @@ struct Shared {
     node: Arc<dyn Node>,
     gate: Gate,
     tls: tls::Server,
+    news: News,
     counts: Arc<Counts>,
     stop: CancellationToken,
     handshakes: Arc<Semaphore>,
@@ -70,7 +71,8 @@ struct Shared {
 }
 
 impl Server {
-    /// Takes the port and the socket. `svids` are the node's own.
+    /// Takes the port and the socket. `svids` are the node's own; what peers bring along of
+    /// themselves goes to `news`.
     ///
     /// # Errors
     /// Why they cannot be had; nothing listens then.
@@ -78,6 +80,7 @@ impl Server {
         config: Config,
         node: Arc<dyn Node>,
         svids: watch::Receiver<Arc<Svids>>,
+        news: News,
     ) -> Result<Self, Error> {
         config.check()?;
         let listener = listen(config.listen).await?;
@@ -96,7 +99,8 @@ impl Server {
         let local = Places::new(config.connections_max);
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let joiners = Arc::new(Semaphore::new(JOINERS_MAX));
-        let shared = Shared { config, node, gate, tls, counts, stop, handshakes, joiners, remote, local };
+        let shared =
+            Shared { config, node, gate, tls, news, counts, stop, handshakes, joiners, remote, local };
         Ok(Self { listener, address, socket, shared: Arc::new(shared), health })
     }
 
@@ -196,6 +200,7 @@ impl Shared {
                     warn!(caller = %peer.caller.id, "shed a connection: too many are there");
                     return;
                 };
+                self.news.tell(&peer);
                 debug!(source.address = %from, peer = %peer, "a caller connected");
                 self.serve(*stream, Origin::Remote(Arc::from(peer))).await;
             }
@@ -314,16 +319,4 @@ async fn tell(health: &HealthReporter, is_ready: bool) {
     for name in ours.into_iter().chain([""]) {
         health.set_service_status(name, status).await;
     }
-}
-
-/// An error with all that caused it.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut told = err.to_string();
-    let mut next = err.source();
-    while let Some(cause) = next {
-        told.push_str(": ");
-        told.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    told
 }

@@ -3,10 +3,10 @@
 use tonic::{Extensions, Request, Response, Status};
 
 use proto::service::v1 as wire;
-use types::{Reason, Refusal};
+use types::Refusal;
 
 use crate::convert;
-use crate::mesh_service::{Api, refuse};
+use crate::mesh_service::{Api, asker, refuse};
 use crate::node::{Registrant, Service};
 use crate::origin::Origin;
 use crate::watching::{Lists, latest};
@@ -39,8 +39,9 @@ impl wire::service_service_server::ServiceService for Api {
         &self,
         request: Request<wire::AddServiceRequest>,
     ) -> Result<Response<wire::AddServiceResponse>, Status> {
+        let by = asker(&request)?;
         let declaration = convert::declaration(request.into_inner().service).map_err(refuse)?;
-        self.node.add_service(declaration).await.map_err(refuse)?;
+        self.node.add_service(by, declaration).await.map_err(refuse)?;
         Ok(Response::new(wire::AddServiceResponse {}))
     }
 
@@ -48,8 +49,9 @@ impl wire::service_service_server::ServiceService for Api {
         &self,
         request: Request<wire::RemoveServiceRequest>,
     ) -> Result<Response<wire::RemoveServiceResponse>, Status> {
+        let by = asker(&request)?;
         let name = convert::parse("name", &request.into_inner().name).map_err(refuse)?;
-        self.node.remove_service(name).await.map_err(refuse)?;
+        self.node.remove_service(by, name).await.map_err(refuse)?;
         Ok(Response::new(wire::RemoveServiceResponse {}))
     }
 
@@ -59,9 +61,9 @@ impl wire::service_service_server::ServiceService for Api {
     ) -> Result<Response<wire::RegisterServiceResponse>, Status> {
         let caller = registrant(request.extensions()).map_err(refuse)?;
         let request = request.into_inner();
-        let declaration = convert::declaration(request.service).map_err(refuse)?;
+        let registration = convert::registration(request.service).map_err(refuse)?;
         let ttl = convert::ttl(request.ttl_s, LEASE_S, LEASE_BOUNDS_S).map_err(refuse)?;
-        let lease = self.node.register(caller, declaration, ttl).await.map_err(refuse)?;
+        let lease = self.node.register(caller, registration, ttl).await.map_err(refuse)?;
         let (lease, ttl_s) = (lease.id.to_string(), lease.ttl.as_secs());
         Ok(Response::new(wire::RegisterServiceResponse { lease, ttl_s }))
     }
@@ -103,6 +105,5 @@ fn services(list: &[Service]) -> Vec<wire::Service> {
 
 /// Who calls, as the gate noted it.
 fn registrant(extensions: &Extensions) -> Result<Registrant, Refusal> {
-    let origin = extensions.get::<Origin>();
-    origin.ok_or_else(|| Reason::CallerGone.because("nobody is known to call"))?.registrant()
+    Origin::of(extensions)?.registrant()
 }

@@ -12,11 +12,11 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use types::{Reason, Refusal};
+use types::{Reason, Refusal, chain};
 
 use crate::cgroup::Cgroups;
 use crate::diag::{Diag, Row, State};
-use crate::error::{Error, chain};
+use crate::error::Error;
 use crate::owner::Owner;
 use crate::process::{self, Holder, Processes};
 

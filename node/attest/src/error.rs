@@ -1,6 +1,5 @@
 //! What can fail.
 
-use std::error::Error as StdError;
 use std::io;
 
 /// A socket's owner could not be asked for. Nothing is known, so nobody may be believed.
@@ -18,15 +17,4 @@ pub enum Error {
     /// Too many others are being looked up.
     #[error("too many sockets are being looked up: try again, or open fewer connections at a time")]
     Busy,
-}
-
-/// The error and its causes in one line.
-pub(crate) fn chain(err: &dyn StdError) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }

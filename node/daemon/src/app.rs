@@ -3,8 +3,6 @@
 //!
 //! The only place that knows every room. A room that ends before it is told to, or panics, stops the node.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -15,12 +13,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use api::node::Asker;
 use attest::Attestor;
 use mesh::sync::{DIFFERING_MAX, Given, Sync};
 use mesh::{Event, Events, Gossip, Mesh};
 use proxy::Proxy;
 use tls::Rotation;
-use types::SpiffeId;
+use types::{Now, SpiffeId};
 
 use crate::addresses::{self, Bound};
 use crate::config::{Config, Sources};
@@ -30,7 +29,8 @@ use crate::metrics::Metrics;
 use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
-use crate::{init, state, telemetry};
+use crate::serving::Serving;
+use crate::{carried, init, renewal, run_dir, state, telemetry};
 
 /// Rooms that stop together.
 struct Stage {
@@ -75,16 +75,16 @@ pub struct App {
 /// Why it could not start, or which room failed.
 pub async fn up(config: Config, sources: Sources, store: &store::Store) -> anyhow::Result<()> {
     let known = state::load(&config.state, &store.handle()).await?;
-    let known = known.context(
+    let mut known = known.context(
         "this node belongs to no mesh yet: found one with `sagemesh init`, or join one with `sagemesh join`",
     )?;
     init::unmark(&config.state)?;
     let telemetry = telemetry::start(&config.telemetry, &known.own.to_string())?;
-    let app = App::start(config, sources, known, store.handle()).await;
-    let result = match app {
-        Ok(app) => app.run().await,
-        Err(err) => Err(err),
+    let run = async {
+        renewal::renew(&mut known, &store.handle(), Now::read()).await?;
+        App::start(config, sources, known, store.handle()).await?.run().await
     };
+    let result = run.await;
     telemetry.stop();
     result
 }
@@ -101,10 +101,7 @@ impl App {
         store: store::Handle,
     ) -> anyhow::Result<Self> {
         let (own, keys) = (known.own.clone(), Arc::clone(&known.keys));
-        if known.members.get(&own).is_none() {
-            return Err(known.members.why_not(&own).into());
-        }
-        make_run(&config.run)?;
+        run_dir::make(&config.run)?;
         let lost: Vec<_> = known.lost.iter().map(ToString::to_string).collect();
         let remembered = addresses::remembered(&store).await?;
         let readiness = Readiness::new();
@@ -135,9 +132,15 @@ impl App {
         ground.run("sync", |stop| sync.run(stop));
         gossip.run("gossip", |stop| gossiper.run(stop));
 
+        let (news, brought) = tls::news();
+        ground.run("carried", {
+            let (members, given) = (members.clone(), keeping.given());
+            |stop| carried::run(brought, members, given, stop)
+        });
+
         let attestor = Arc::new(Attestor::new().context("failed to ask the kernel who owns sockets")?);
         let (table_in, table) = services::table(&own);
-        let calls = Proxy::bind(config.proxy.clone(), table, members.clone()).await?;
+        let calls = Proxy::bind(config.proxy.clone(), table, members.clone(), news.clone()).await?;
         let (inbound, calling) = (calls.inbound_addr(), calls.handle());
         let context = services::Node {
             own: own.clone(),
@@ -150,7 +153,17 @@ impl App {
             inbound,
         };
         let (serving, services) = Services::new(context, config.services.clone(), table_in).await?;
-        ground.run("services", |stop| serving.run(stop));
+        let declares = readiness.wait_for("services");
+        ground.run("services", |stop| serving.run(declares, stop));
+        let serving = Serving::new(
+            own.clone(),
+            readiness.clone(),
+            members.clone(),
+            linking.clone(),
+            gossiping.clone(),
+            svids.clone(),
+        );
+        ground.run("serving", |stop| serving.run(stop));
 
         let node = Arc::new(Node::new(Rooms {
             own,
@@ -165,13 +178,13 @@ impl App {
             pending: readiness.pending(),
             lost,
         }));
-        let api = api::Server::bind(config.api.clone(), node.clone(), svids.clone()).await?;
+        let api = api::Server::bind(config.api.clone(), node.clone(), svids.clone(), news).await?;
         let bound =
             Bound { mesh: linked_at, inbound, api: api.local_addr(), advertise: config.advertise.clone() };
         node.bound(bound.clone());
         ground.run("shown", {
-            let (node, waits) = (node.clone(), readiness.wait_for("links"));
-            |stop| async move { node.show(waits, stop).await }
+            let node = node.clone();
+            |stop| async move { node.show(stop).await }
         });
         ground.run("addresses", {
             let (bound, gossiping, kept) = (bound.clone(), gossiping.clone(), remembered.peers);
@@ -221,7 +234,7 @@ impl App {
                 _ = stop.recv() => break None,
                 _ = interrupt.recv() => break None,
                 () = self.node.left() => break None,
-                _ = reload.recv() => match api::Node::reload(&*self.node).await {
+                _ = reload.recv() => match api::Node::reload(&*self.node, Asker::Signal).await {
                     Ok(changes) => info!(changes = changes.join(", "), "reloaded the configuration"),
                     Err(refusal) => warn!(error = %refusal, "kept the configuration: the new one is refused"),
                 },
@@ -265,14 +278,6 @@ impl App {
             }
         }
     }
-}
-
-/// Makes the directory of sockets. Anybody may look: who asks what is decided at each socket.
-fn make_run(dir: &Path) -> anyhow::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o755);
-    let made = builder.create(dir);
-    made.with_context(|| format!("failed to make {}: run as root, or set `run`", dir.display()))
 }
 
 /// What is configured, and where the inviter was.

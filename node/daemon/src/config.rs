@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::node::Source;
+use mesh::reach::{HOSTS_MAX, is_one_machine};
 
 use crate::services::Declared;
 use crate::telemetry;
@@ -103,6 +104,18 @@ pub enum Error {
     NoHome,
 }
 
+impl Error {
+    /// A room's field, by the key that people write for it.
+    fn bounds(field: &'static str, bounds: &str) -> Self {
+        let field = match field {
+            "route.timeout" => "proxy.timeout_ms",
+            "store.commit_delay" => "store.commit_delay_ms",
+            other => other,
+        };
+        Self::Bounds { field, bounds: bounds.to_owned() }
+    }
+}
+
 /// Where settings come from beside the file.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -150,7 +163,10 @@ impl Config {
             notice_rows_max: raw.store.notice_rows_max.unwrap_or(defaults.notice_rows_max),
             ..defaults
         };
-        store.check()?;
+        store.check().map_err(|err| match err {
+            store::Error::Bounds { field, bounds } => Error::bounds(field, bounds),
+            other => other.into(),
+        })?;
         let defaults = mesh::Config::default();
         let mesh = mesh::Config {
             listen: raw.mesh.listen.clone().unwrap_or(defaults.listen),
@@ -166,7 +182,7 @@ impl Config {
         api.check()?;
         let proxy = proxy_config(&raw, &run, grace)?;
         let telemetry = telemetry::Config::new(&raw.telemetry)?;
-        let advertise = raw.mesh.advertise.clone().unwrap_or_default();
+        let advertise = advertised(raw.mesh.advertise.clone().unwrap_or_default())?;
         let services = raw.services.iter().map(|it| Declared::of_raw(it, Source::Config));
         let services =
             services.collect::<Result<_, _>>().map_err(|refusal| invalid("service", &refusal.detail))?;
@@ -231,8 +247,25 @@ fn proxy_config(raw: &RawConfig, run: &Path, grace: Duration) -> Result<proxy::C
         drain_timeout: grace.mul_f64(0.8),
         ..defaults
     };
-    config.check()?;
+    config.check().map_err(|err| match err {
+        proxy::Error::Route(route::Error::Bounds { field, bounds }) => Error::bounds(field, bounds),
+        other => other.into(),
+    })?;
     Ok(config)
+}
+
+/// What the node says of where it is, checked.
+fn advertised(hosts: Vec<IpAddr>) -> Result<Vec<IpAddr>, Error> {
+    const FIELD: &str = "mesh.advertise";
+    if hosts.len() > HOSTS_MAX {
+        return Err(Error::Bounds { field: FIELD, bounds: format!("at most {HOSTS_MAX} addresses") });
+    }
+    let Some(other) = hosts.iter().find(|host| !is_one_machine(host)) else { return Ok(hosts) };
+    let detail = format!(
+        "`{other}` is no machine's: write addresses of this one that others can reach, such as 192.0.2.1, or \
+         leave the key out to have them found"
+    );
+    Err(invalid(FIELD, &detail))
 }
 
 fn invalid(field: &str, detail: &impl std::fmt::Display) -> Error {
@@ -338,6 +371,8 @@ mod tests {
         let detail = parse("zzz = 1").expect_err("an unknown key");
         assert!(!detail.contains("did you mean"), "{detail}");
         check("state = 5", "string");
+        // One that would do nothing is no key.
+        check("[[service]]\nname = \"web\"\ncalls = [\"api\"]", "unknown field `calls`");
     }
 
     #[test]
@@ -357,6 +392,29 @@ mod tests {
         assert_eq!(config.store.dir, Path::new("/srv/other"));
         let printed = toml::from_str::<RawConfig>(&config.to_toml()).expect("what is printed can be read");
         assert_eq!(printed.store.info_rows_max, Some(200));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_named_as_it_was_written() {
+        fn read(text: &str) -> RawConfig {
+            RawConfig { run: Some("/run/x".into()), ..parse(text).expect("known keys") }
+        }
+        #[track_caller]
+        fn check(text: &str, expected: &[&str]) {
+            let told = Config::new(read(text)).expect_err("a value out of bounds").to_string();
+            assert!(expected.iter().all(|it| told.contains(it)), "{told}");
+        }
+        check("[proxy]\ntimeout_ms = 5", &["`proxy.timeout_ms`", "100 ms to 1 h"]);
+        check("[store]\ncommit_delay_ms = 0", &["`store.commit_delay_ms`", "1 ms to 10 s"]);
+        check("shutdown_grace_ms = 300001", &["`shutdown_grace_ms`"]);
+        for host in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+            let text = format!("[mesh]\nadvertise = [\"192.0.2.1\", \"{host}\"]");
+            check(&text, &["`mesh.advertise`", host, "such as 192.0.2.1"]);
+        }
+        let many = ["\"192.0.2.1\""; HOSTS_MAX + 1].join(", ");
+        check(&format!("[mesh]\nadvertise = [{many}]"), &["`mesh.advertise`", "at most 8 addresses"]);
+        let fine = read("[mesh]\nadvertise = [\"192.0.2.1\", \"2001:db8::1\"]");
+        assert_eq!(Config::new(fine).expect("addresses").advertise.len(), 2);
     }
 
     #[test]

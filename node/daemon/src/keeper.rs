@@ -22,12 +22,12 @@ use identity::statement::Signed;
 use identity::{AuthorityId, Member, Members, Merged, SoftKeys};
 use mesh::sync::Given;
 use store::{Change, Durability};
-use tls::random;
-use types::event::{Event, EventId, Priority};
+use types::event::Event;
 use types::key::Keys;
-use types::{Digest, Envelope, Now, Reason, Refusal, SpiffeId, TrustDomain};
+use types::{Digest, Envelope, Now, Reason, Refusal, TrustDomain};
 
-use crate::state;
+use crate::audit;
+use crate::state::{self, digests};
 
 /// Jobs that wait. Beyond that whoever asks waits.
 const JOBS_MAX: usize = 64;
@@ -71,7 +71,12 @@ impl Draft {
         self.signer.clone().ok_or_else(none)
     }
 
-    /// Merges what was signed here, and notes for the audit who did what.
+    /// Notes for the audit who did what. It is kept with what the draft changes, or not at all.
+    pub fn note(&mut self, now: Now, kind: &'static str, subject: &str, data: serde_json::Value) {
+        self.events.push(audit::event(&self.own, now, kind, subject, data));
+    }
+
+    /// Merges what was signed here, and notes it for the audit.
     ///
     /// # Errors
     /// What [`Members::merge`] says.
@@ -86,15 +91,7 @@ impl Draft {
         if self.members.merge(statement)? != Merged::Added {
             return Ok(());
         }
-        self.events.push(Event {
-            id: EventId(random::bytes()),
-            kind: kind.to_owned(),
-            source: SpiffeId::node(self.own.clone()).to_string(),
-            subject: subject.to_owned(),
-            time: now.wall,
-            priority: Priority::Audit,
-            data,
-        });
+        self.note(now, kind, subject, data);
         Ok(())
     }
 }
@@ -376,8 +373,4 @@ fn is_kept(result: &Result<Merged, Refusal>) -> bool {
         Ok(merged) => *merged == Merged::Added,
         Err(refusal) => refusal.reason == Reason::BeyondRights,
     }
-}
-
-fn digests(members: &Members) -> BTreeSet<Digest> {
-    members.items().map(|signed| signed.digest).collect()
 }

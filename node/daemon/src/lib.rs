@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod telemetry;
 
 pub mod addresses;
+mod audit;
 pub mod keeper;
 pub mod readiness;
 pub mod services;
@@ -18,12 +19,16 @@ pub mod state;
 pub mod authorities;
 pub mod init;
 pub mod join;
+pub mod renewal;
 pub mod status;
 pub mod why;
 
 pub mod app;
+mod carried;
 mod figures;
 mod node;
+mod run_dir;
+mod serving;
 
 pub mod demo;
 pub mod shop;

@@ -10,21 +10,21 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use api::node::{Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Service, Status};
+use api::node::{
+    Asker, Authority, Declaration, Layer, Lease, LeaseId, Liveness, Peer, Registrant, Registration, Service,
+    Status,
+};
 use identity::join::{self, Exporter, Invitation};
 use identity::{Members, Role, Scope, Signed, Statement};
 use mesh::Gossiping;
 use tls::random;
 use types::key::{KeySlot, Keys};
-use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, TrustDomain};
+use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, SpiffeId, TrustDomain, chain};
 
 use crate::addresses::Bound;
 use crate::config::{self, Config, Sources};
-use crate::readiness::Guard;
 use crate::{authorities, keeper, services, status, why};
 
-/// How long the node waits for a first link before it serves without one.
-const LINK_WITHIN: Duration = Duration::from_secs(10);
 /// How long a welcome is sent again: it tells the time.
 const WELCOME_AGE_MAX: Duration = Duration::from_secs(30);
 
@@ -117,13 +117,10 @@ impl Node {
     }
 
     /// Keeps what is shown of peers up to date, and what it gives stock clients, until `shutdown`.
-    /// Lets go of `waits` once the node is linked, or has nobody to link with.
-    pub(crate) async fn show(&self, waits: Guard, shutdown: CancellationToken) {
+    pub(crate) async fn show(&self, shutdown: CancellationToken) {
         let (mut links, mut gossip) = (self.links.peers(), self.gossip.peers());
         let (mut members, mut pending) = (self.keeper.members(), self.pending.clone());
         let mut said = None;
-        let started = Instant::now();
-        let mut alone = Some(waits);
         loop {
             let now = self.peers_now();
             self.peers.send_if_modified(|shown| {
@@ -135,11 +132,6 @@ impl Node {
             });
             let is_ready = pending.borrow_and_update().is_empty();
             self.ready.send_if_modified(|shown| std::mem::replace(shown, is_ready) != is_ready);
-            if alone.is_some()
-                && (!links.borrow().is_empty() || self.is_alone() || started.elapsed() >= LINK_WITHIN)
-            {
-                alone = None;
-            }
             said = authorities::say(&*self.keys, &self.own, &members, &self.gossip, said).await;
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -147,15 +139,10 @@ impl Node {
                 Ok(()) = gossip.changed() => {}
                 Ok(()) = members.changed() => {}
                 Ok(()) = pending.changed() => {}
-                () = tokio::time::sleep(LINK_WITHIN), if alone.is_some() => {}
             }
             links.mark_unchanged();
             gossip.mark_unchanged();
         }
-    }
-
-    fn is_alone(&self) -> bool {
-        self.keeper.members().borrow().iter().all(|member| member.domain == self.own)
     }
 
     fn peers_now(&self) -> Vec<Peer> {
@@ -228,13 +215,21 @@ impl api::Node for Node {
         self.authorities.all(&*self.keys, &self.own, &members, &known)
     }
 
-    async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
+    async fn invite(
+        &self,
+        by: Asker,
+        node: NodeName,
+        scope: Scope,
+        ttl: Duration,
+    ) -> Result<String, Refusal> {
         let reach = self.reach()?;
         let addresses =
             reach.hosts.iter().map(|host| SocketAddr::new(*host, reach.api).to_string()).collect();
         let subject = node.to_string();
         let token = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;
+            let data = json!({ "by": by.to_string(), "scope": scope.to_string(), "ttl_s": ttl.as_secs() });
+            draft.note(now, "identity.invitation.created.v1", node.as_str(), data);
             let invitation = Invitation {
                 secret: random::secret(KeySlot::Node),
                 domain: TrustDomain::new(node, draft.own.mesh().clone()),
@@ -269,18 +264,28 @@ impl api::Node for Node {
         let record = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;
             let record = draft.invitations.redeem(&draft.members, &*signer, &exporter, &request, now)?;
-            let name = match Signed::read(record.clone())?.statement {
-                Statement::Member(member) => member.node().to_string(),
-                _ => String::new(),
-            };
-            draft.sign(record.clone(), now, "identity.member.admitted.v1", &name, json!({}))?;
+            if let Statement::Member(member) = Signed::read(record.clone())?.statement {
+                let held = draft.members.get(&member.domain);
+                let kind = match held.is_some_and(|held| held.authority == member.authority) {
+                    true => "identity.member.renewed.v1",
+                    false => "identity.member.admitted.v1",
+                };
+                let by = SpiffeId::node(member.domain.clone()).to_string();
+                draft.sign(record.clone(), now, kind, member.node().as_str(), json!({ "by": by }))?;
+            }
             Ok(record)
         });
         let port = self.reach().map_or(0, |reach| reach.mesh);
         join::reply(&record.await, port)
     }
 
-    async fn change_scope(&self, node: NodeName, add: Scope, remove: Scope) -> Result<Scope, Refusal> {
+    async fn change_scope(
+        &self,
+        by: Asker,
+        node: NodeName,
+        add: Scope,
+        remove: Scope,
+    ) -> Result<Scope, Refusal> {
         let change = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;
             let domain = TrustDomain::new(node, draft.own.mesh().clone());
@@ -291,19 +296,19 @@ impl api::Node for Node {
             })?;
             let scope = kept.with(&add).map_err(|err| invalid(err.to_string()))?;
             let record = draft.members.renew(&*signer, &domain, Some(scope.clone()), now)?;
-            let data = json!({ "scope": scope.to_string() });
+            let data = json!({ "by": by.to_string(), "scope": scope.to_string() });
             draft.sign(record, now, "identity.member.scoped.v1", domain.node().as_str(), data)?;
             Ok(scope)
         });
         change.await
     }
 
-    async fn revoke(&self, node: NodeName, note: String) -> Result<(), Refusal> {
+    async fn revoke(&self, by: Asker, node: NodeName, note: String) -> Result<(), Refusal> {
         let change = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;
             let domain = TrustDomain::new(node, draft.own.mesh().clone());
             let tombstone = draft.members.revoke(&*signer, &domain, &note, now)?;
-            let data = json!({ "note": note });
+            let data = json!({ "by": by.to_string(), "note": note });
             draft.sign(tombstone, now, "identity.member.revoked.v1", domain.node().as_str(), data)
         });
         change.await
@@ -311,6 +316,7 @@ impl api::Node for Node {
 
     async fn set_operator(
         &self,
+        by: Asker,
         name: ServiceName,
         role: Option<Role>,
         key: PublicKey,
@@ -318,18 +324,24 @@ impl api::Node for Node {
         let change = self.keeper.change(move |draft, now| {
             let signer = draft.signer()?;
             let record = draft.members.sign_operator(&*signer, name.clone(), role, key, now)?;
-            let data = json!({ "role": role.map(|role| format!("{role:?}").to_lowercase()) });
+            let role = role.map(|role| format!("{role:?}").to_lowercase());
+            let data = json!({ "by": by.to_string(), "role": role });
             draft.sign(record, now, "identity.operator.set.v1", name.as_str(), data)
         });
         change.await
     }
 
-    async fn leave(&self) -> Result<(), Refusal> {
+    async fn leave(&self, by: Asker) -> Result<(), Refusal> {
+        let noted = self.keeper.change(move |draft, now| {
+            draft.note(now, "mesh.node.left.v1", "", json!({ "by": by.to_string() }));
+            Ok(())
+        });
+        noted.await?;
         self.leave.cancel();
         Ok(())
     }
 
-    async fn reload(&self) -> Result<Vec<String>, Refusal> {
+    async fn reload(&self, by: Asker) -> Result<Vec<String>, Refusal> {
         let invalid = |err: config::Error| Reason::ConfigInvalid.because(chain(&err));
         let config = config::load(&self.sources).map_err(invalid)?;
         let fixed = self.config.fixed_changes(&config);
@@ -337,24 +349,24 @@ impl api::Node for Node {
             let detail = format!("{} can only be changed by a restart", fixed.join(", "));
             return Err(Reason::ConfigInvalid.because(detail));
         }
-        self.services.configure(config.services).await
+        self.services.configure(by, config.services).await
     }
 
-    async fn add_service(&self, declaration: Declaration) -> Result<(), Refusal> {
-        self.services.add(declaration).await
+    async fn add_service(&self, by: Asker, declaration: Declaration) -> Result<(), Refusal> {
+        self.services.add(by, declaration).await
     }
 
-    async fn remove_service(&self, name: ServiceName) -> Result<(), Refusal> {
-        self.services.remove(name).await
+    async fn remove_service(&self, by: Asker, name: ServiceName) -> Result<(), Refusal> {
+        self.services.remove(by, name).await
     }
 
     async fn register(
         &self,
         caller: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
-        self.services.register(caller, declaration, ttl).await
+        self.services.register(caller, registration, ttl).await
     }
 
     async fn renew(&self, caller: Registrant, lease: LeaseId) -> Result<Lease, Refusal> {
@@ -377,15 +389,4 @@ impl api::Node for Node {
         };
         Ok(why::layers(&seen, &service, Now::read()).await)
     }
-}
-
-/// An error with all its causes.
-fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut next = err.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

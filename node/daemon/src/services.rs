@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use api::node::{Declaration, Health, Lease, LeaseId, LocalCaller, Registrant, Service, Source};
+use api::node::{Health, Lease, LeaseId, LocalCaller, Registrant, Registration, Service, Source};
 use attest::Attestor;
 use identity::{Members, svid};
 use mesh::Gossiping;
@@ -23,17 +23,19 @@ use proto::Message;
 use proto::service::v1;
 use proxy::health::{self, Checker};
 use proxy::{Backend, Local, Table};
-use store::{Change, Durability, Room};
+use store::Room;
 use tls::{Rotation, Svids, random};
 use types::key::Keys;
 use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain};
 
 use crate::addresses;
 use crate::config::RawService;
+use crate::readiness::Guard;
 
 pub mod declared;
 mod elsewhere;
 mod handle;
+mod operating;
 mod registry;
 
 pub use declared::Declared;
@@ -162,8 +164,9 @@ impl Services {
         Ok((services, Handle { commands, table: seen, shown: shown_seen }))
     }
 
-    /// Serves until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// Serves until `shutdown`. Lets go of `waits` once it has told of what is declared.
+    pub async fn run(mut self, waits: Guard, shutdown: CancellationToken) {
+        let mut waits = Some(waits);
         let mut peers = self.node.gossip.peers();
         let mut members = self.node.members.clone();
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -193,6 +196,7 @@ impl Services {
             }
             self.apply();
             self.offer().await;
+            drop(waits.take());
         }
     }
 
@@ -200,50 +204,24 @@ impl Services {
         let now = Instant::now();
         // Whoever asked may have gone.
         match command {
-            Command::Configure(declared, answer) => drop(answer.send(self.registry.configure(declared))),
-            Command::Add(declaration, answer) => drop(answer.send(self.add(&declaration).await)),
-            Command::Remove(name, answer) => drop(answer.send(self.remove(&name).await)),
-            Command::Register(by, declaration, ttl, answer) => {
-                drop(answer.send(self.register(now, &by, &declaration, ttl)));
+            Command::Configure(by, declared, answer) => {
+                drop(answer.send(self.configure(&by, declared).await));
+            }
+            Command::Add(by, declaration, answer) => drop(answer.send(self.add(&by, &declaration).await)),
+            Command::Remove(by, name, answer) => drop(answer.send(self.remove(&by, &name).await)),
+            Command::Register(by, registration, ttl, answer) => {
+                drop(answer.send(self.register(now, &by, &registration, ttl)));
             }
             Command::Renew(by, id, answer) => drop(answer.send(self.registry.renew(now, &by, id))),
             Command::Deregister(by, id, answer) => drop(answer.send(self.registry.deregister(&by, id))),
         }
     }
 
-    async fn add(&mut self, declaration: &Declaration) -> Result<(), Refusal> {
-        self.check_scope(&declaration.name)?;
-        let mut registry = self.registry.clone();
-        registry.add(Declared::new(declaration, Source::Added)?)?;
-        let value = serde_json::to_vec(&declared::to_raw(declaration))
-            .map_err(|err| Reason::ConfigInvalid.because(err.to_string()))?;
-        let key = declaration.name.as_str().as_bytes().to_vec();
-        self.keep(Change::Put { room: ROOM.name, key, value }).await?;
-        self.registry = registry;
-        Ok(())
-    }
-
-    async fn remove(&mut self, name: &ServiceName) -> Result<(), Refusal> {
-        let mut registry = self.registry.clone();
-        if !self.shadowed.contains(name) {
-            registry.remove(name)?;
-        }
-        self.keep(Change::Delete { room: ROOM.name, key: name.as_str().as_bytes().to_vec() }).await?;
-        self.shadowed.remove(name);
-        self.registry = registry;
-        Ok(())
-    }
-
-    async fn keep(&self, change: Change) -> Result<(), Refusal> {
-        let kept = self.node.store.commit(Durability::Durable, vec![change], Vec::new()).await;
-        kept.map_err(|err| Reason::NotServing.because(format!("failed to write the database: {err}")))
-    }
-
     fn register(
         &mut self,
         now: Instant,
         by: &Registrant,
-        declaration: &Declaration,
+        registration: &Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
         let owner = match by {
@@ -265,7 +243,7 @@ impl Services {
         let owner = owner.as_ref();
         let caller = Caller { own: &self.node.own, registrant: by, owner, has_ended: &has_ended };
         let id = LeaseId(u128::from_be_bytes(random::bytes()));
-        self.registry.register(now, id, caller, declaration, ttl)
+        self.registry.register(now, id, caller, registration, ttl)
     }
 
     fn check_scope(&self, name: &ServiceName) -> Result<(), Refusal> {

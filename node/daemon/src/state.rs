@@ -11,6 +11,7 @@ use identity::statement::Signed;
 use identity::{AuthorityId, Members, SoftKeys};
 use store::{Change, Durability, Handle, Room, Store};
 use tls::keyfile;
+use types::event::Event;
 use types::key::Keys;
 use types::{Digest, Envelope, Reason, Refusal, TrustDomain};
 
@@ -166,9 +167,26 @@ pub async fn found(
     // Of a mesh that was not founded or joined in the end.
     let torn = store.scan(ROOM.name, STATEMENT).await?;
     let torn = torn.into_iter().map(|(key, _)| Change::Delete { room: ROOM.name, key });
-    let mut part: Vec<_> = torn.collect();
-    let mut len = 0;
-    for signed in members.items() {
+    store.commit(Durability::Durable, torn.collect(), Vec::new()).await?;
+    more.push(put(OWN_DOMAIN.to_vec(), own.to_string().into_bytes()));
+    more.push(put(FINGERPRINT.to_vec(), members.fingerprint().as_bytes().to_vec()));
+    keep(store, &BTreeSet::new(), members, more, Vec::new()).await
+}
+
+/// Keeps what `members` holds beyond the statements `kept`, in parts, and then at once drops what it no longer
+/// holds and does what else belongs to it.
+///
+/// # Errors
+/// If the database cannot be written.
+pub(crate) async fn keep(
+    store: &Handle,
+    kept: &BTreeSet<Digest>,
+    members: &Members,
+    mut more: Vec<Change>,
+    events: Vec<Event>,
+) -> anyhow::Result<()> {
+    let (mut part, mut len) = (Vec::new(), 0);
+    for signed in members.items().filter(|signed| !kept.contains(&signed.digest)) {
         part.push(put_statement(signed));
         len += signed.envelope.payload.len();
         if len > PART_LEN_MAX {
@@ -176,11 +194,15 @@ pub async fn found(
             store.commit(Durability::Durable, std::mem::take(&mut part), Vec::new()).await?;
         }
     }
+    part.extend(kept.difference(&digests(members)).map(delete_statement));
     part.append(&mut more);
-    part.push(put(OWN_DOMAIN.to_vec(), own.to_string().into_bytes()));
-    part.push(put(FINGERPRINT.to_vec(), members.fingerprint().as_bytes().to_vec()));
-    store.commit(Durability::Durable, part, Vec::new()).await?;
+    store.commit(Durability::Durable, part, events).await?;
     Ok(())
+}
+
+/// Names all that a map holds.
+pub(crate) fn digests(members: &Members) -> BTreeSet<Digest> {
+    members.items().map(|signed| signed.digest).collect()
 }
 
 const fn put(key: Vec<u8>, value: Vec<u8>) -> Change {

@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use identity::Members;
 use identity::author::MEMBER_RENEW_AFTER;
-use types::{Now, Refusal, TrustDomain};
+use types::{NodeName, Now, Refusal, TrustDomain};
 
+use crate::renewal;
 use crate::state::{self, Known};
 
 /// What there is to know, in the form that `-o json` prints.
@@ -67,8 +68,7 @@ pub fn of(
     now: Now,
 ) -> Result<api::node::Status, Refusal> {
     let member = members.get(own).ok_or_else(|| members.why_not(own))?;
-    let in_force = members.signers().values().filter(|standing| !standing.is_cut_off());
-    let signers: Vec<_> = in_force.map(|standing| standing.grant().node.clone()).collect();
+    let signers = signers(members);
     let mut warnings = Vec::new();
     if signers.len() < 2 {
         warnings
@@ -83,7 +83,8 @@ pub fn of(
     }
     warnings.extend(lost.iter().map(|refusal| format!("a kept statement no longer holds: {refusal}")));
     if member.not_after <= now.wall {
-        warnings.push(format!("this node's record ended at {}: have a signer renew it", member.not_after));
+        let advice = renewal::advice(members, own);
+        warnings.push(format!("this node's record ended at {}: {advice}", member.not_after));
     } else if now.wall.since(member.issued_at) > MEMBER_RENEW_AFTER {
         warnings.push(format!(
             "this node's record ends at {}: start it where a signer can reach it",
@@ -110,6 +111,12 @@ pub fn of(
         is_ready,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+/// The nodes that hold the keys of a signer in force.
+pub(crate) fn signers(members: &Members) -> Vec<NodeName> {
+    let in_force = members.signers().values().filter(|standing| !standing.is_cut_off());
+    in_force.map(|standing| standing.grant().node.clone()).collect()
 }
 
 /// Describes what is known of a node that does not run, with what lies in its state directory `dir`.

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::node::{
-    Authority, Declaration, Health, Layer, Lease, LeaseId, Liveness, Outcome, Peer, Registrant, Service,
-    Source, Status,
+    Asker, Authority, Declaration, Health, Layer, Lease, LeaseId, Liveness, Outcome, Peer, Registrant,
+    Registration, Service, Source, Status,
 };
 use daemon::state::Known;
 use daemon::{init, state};
@@ -69,7 +69,7 @@ impl api::Node for Node {
         let own = known.members.get(&self.own).unwrap();
         Ok(vec![Authority::of(&*known.keys, own)?])
     }
-    async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
+    async fn invite(&self, _: Asker, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
         Ok(format!("smj1-{node}-{scope}-{}", ttl.as_secs()))
     }
     fn welcome(&self) -> Result<Arc<[u8]>, Refusal> {
@@ -78,19 +78,26 @@ impl api::Node for Node {
     async fn redeem(&self, _: [u8; 32], _: Vec<u8>) -> Vec<u8> {
         Vec::new()
     }
-    async fn change_scope(&self, node: NodeName, add: Scope, remove: Scope) -> Result<Scope, Refusal> {
+    async fn change_scope(
+        &self,
+        _: Asker,
+        node: NodeName,
+        add: Scope,
+        remove: Scope,
+    ) -> Result<Scope, Refusal> {
         if node.as_str() == "nobody" {
             return Err(Reason::MemberUnknown.because("no record of `nobody` counts"));
         }
         assert_eq!(remove.to_string(), "svc/old");
         Ok(add)
     }
-    async fn revoke(&self, _: NodeName, note: String) -> Result<(), Refusal> {
+    async fn revoke(&self, _: Asker, _: NodeName, note: String) -> Result<(), Refusal> {
         assert_eq!(note, "stolen");
         Ok(())
     }
     async fn set_operator(
         &self,
+        _: Asker,
         name: ServiceName,
         role: Option<Role>,
         key: PublicKey,
@@ -102,13 +109,13 @@ impl api::Node for Node {
         self.map.send_replace(Arc::new(known.members.clone()));
         Ok(())
     }
-    async fn leave(&self) -> Result<(), Refusal> {
+    async fn leave(&self, _: Asker) -> Result<(), Refusal> {
         Ok(())
     }
-    async fn reload(&self) -> Result<Vec<String>, Refusal> {
+    async fn reload(&self, _: Asker) -> Result<Vec<String>, Refusal> {
         Ok(vec!["service `api` is new".to_owned()])
     }
-    async fn add_service(&self, declaration: Declaration) -> Result<(), Refusal> {
+    async fn add_service(&self, _: Asker, declaration: Declaration) -> Result<(), Refusal> {
         let service = Service {
             name: declaration.name,
             node: self.own.node().clone(),
@@ -120,11 +127,11 @@ impl api::Node for Node {
         self.services.send_modify(|list| Arc::make_mut(list).push(service));
         Ok(())
     }
-    async fn remove_service(&self, name: ServiceName) -> Result<(), Refusal> {
+    async fn remove_service(&self, _: Asker, name: ServiceName) -> Result<(), Refusal> {
         self.services.send_modify(|list| Arc::make_mut(list).retain(|it| it.name != name));
         Ok(())
     }
-    async fn register(&self, _: Registrant, _: Declaration, ttl: Duration) -> Result<Lease, Refusal> {
+    async fn register(&self, _: Registrant, _: Registration, ttl: Duration) -> Result<Lease, Refusal> {
         Ok(Lease { id: LeaseId(1), ttl })
     }
     async fn renew(&self, _: Registrant, id: LeaseId) -> Result<Lease, Refusal> {
@@ -174,7 +181,7 @@ impl Machine {
         });
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = api::Config { listen, socket: home.join("run/api.sock"), ..api::Config::default() };
-        let server = api::Server::bind(config, node.clone(), svids).await.unwrap();
+        let server = api::Server::bind(config, node.clone(), svids, tls::news().0).await.unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));
         Self { dir, node, stop, tasks }

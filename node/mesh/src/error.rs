@@ -70,23 +70,6 @@ pub(crate) fn refusal<'a>(err: &'a (dyn StdError + 'static)) -> Option<&'a Refus
     None
 }
 
-/// An error with all its causes, each once.
-pub(crate) fn chain(err: &(dyn StdError + 'static)) -> String {
-    let mut text = err.to_string();
-    let mut next = err.source();
-    while let Some(err) = next {
-        let more = err.to_string();
-        if text.is_empty() {
-            // Some of libp2p's errors say nothing themselves.
-            text = more;
-        } else if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = err.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use types::Reason;
@@ -99,13 +82,5 @@ mod tests {
         let nested = io::Error::other(io::Error::other(refused));
         assert_eq!(refusal(&nested).map(|it| it.reason), Some(Reason::MemberRevoked));
         assert!(refusal(&io::Error::other("no reason")).is_none());
-    }
-
-    #[test]
-    fn an_error_that_says_nothing_leaves_no_mark() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("")]
-        struct Silent(#[source] io::Error);
-        assert_eq!(chain(&Silent(io::Error::other("refused"))), "refused");
     }
 }

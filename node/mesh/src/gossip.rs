@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use tls::random;
+use tls::{frame, random};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -22,7 +22,6 @@ use membership::{Effect, Input, Liveness, Membership, Outbox, PACKET_LEN_MAX, Re
 use types::{Keys, Now, PeerId, Refusal, Timestamp};
 
 use crate::error::Error;
-use crate::frame;
 use crate::handle::Handle;
 use crate::link;
 use crate::metrics::Count;

@@ -26,7 +26,6 @@ pub mod handle;
 mod mdns;
 pub mod room;
 
-mod frame;
 pub mod gossip;
 pub mod reach;
 pub mod sync;

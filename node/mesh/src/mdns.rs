@@ -21,10 +21,10 @@ use tracing::{debug, info, warn};
 use identity::Members;
 use types::PeerId;
 
-use crate::error::chain;
 use crate::gossip::unless_panicked;
 use crate::handle::Handle;
 use crate::metrics::Count;
+use types::chain;
 
 mod card;
 mod ear;

@@ -46,9 +46,8 @@ impl Reach {
             let v4 = <[u8; 4]>::try_from(&octets[..]).map(|it| IpAddr::V4(Ipv4Addr::from(it)));
             v4.or_else(|_| <[u8; 16]>::try_from(&octets[..]).map(|it| IpAddr::V6(Ipv6Addr::from(it)))).ok()
         };
-        let is_one = |host: &IpAddr| !host.is_unspecified() && !host.is_multicast();
         Some(Self {
-            hosts: wire.hosts.iter().take(HOSTS_MAX).filter_map(host).filter(is_one).collect(),
+            hosts: wire.hosts.iter().take(HOSTS_MAX).filter_map(host).filter(is_one_machine).collect(),
             mesh: wire.mesh.try_into().ok()?,
             inbound: wire.inbound.try_into().ok()?,
             api: wire.api.try_into().ok()?,
@@ -60,6 +59,11 @@ impl Reach {
         let is_set = self.mesh != 0;
         self.hosts.iter().filter(move |_| is_set).map(|host| SocketAddr::new(*host, self.mesh))
     }
+}
+
+/// Whether an address can be one machine's.
+pub fn is_one_machine(host: &IpAddr) -> bool {
+    !host.is_unspecified() && !host.is_multicast()
 }
 
 #[cfg(test)]

@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use identity::Members;
-use types::{Envelope, NodeName, PeerId, Refusal};
+use types::{Envelope, NodeName, PeerId, Refusal, chain};
 
 use crate::address::{from_libp2p, multiaddr, to_libp2p};
 use crate::config::Config;
 use crate::dialer::{Dialer, Target};
-use crate::error::{Error, chain, refusal};
+use crate::error::{Error, refusal};
 use crate::handle::Handle;
 use crate::link::{Link, Snapshot};
 use crate::mdns::Mdns;

@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use identity::{Members, sync};
-use types::{Envelope, PeerId, Refusal};
+use tls::frame;
+use types::{Envelope, PeerId, Refusal, chain};
 
 use crate::error::Error;
-use crate::frame;
 use crate::handle::Handle;
 use crate::protocol::{Incoming, Limits, Protocol};
 use crate::stream::Stream;
@@ -188,7 +188,7 @@ async fn give(given: &mpsc::Sender<Given>, from: PeerId, statements: Vec<Envelop
 /// Whether anything came of it.
 fn note(peer: PeerId, result: Result<bool, Failure>) -> bool {
     result.unwrap_or_else(|failure| {
-        debug!(peer.id = %peer, error = crate::error::chain(&failure), "failed to compare member maps");
+        debug!(peer.id = %peer, error = chain(&failure), "failed to compare member maps");
         false
     })
 }

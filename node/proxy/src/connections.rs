@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tls::Peer;
+use tls::{News, Peer};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -89,10 +89,11 @@ pub(crate) struct Open {
 }
 
 /// All open connections.
-#[derive(Default)]
 pub(crate) struct Connections {
     open: Mutex<BTreeMap<u64, Arc<Open>>>,
     next: AtomicU64,
+    /// Hears of records that peers bring along.
+    news: News,
 }
 
 /// Keeps a connection listed until it is dropped.
@@ -131,8 +132,14 @@ impl Open {
 }
 
 impl Connections {
+    /// None yet.
+    pub(crate) fn new(news: News) -> Self {
+        Self { open: Mutex::default(), next: AtomicU64::default(), news }
+    }
+
     /// Lists a connection, and says so in the log.
     pub(crate) fn list(self: &Arc<Self>, open: Open) -> Listed {
+        self.news.tell(&open.peer);
         let view = open.view();
         info!(
             sagemesh.caller = %view.caller,

@@ -1,6 +1,5 @@
 //! What can fail before calls are carried.
 
-use std::error::Error as StdError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,18 +42,4 @@ pub enum Error {
     /// Callers cannot be told apart.
     #[error("failed to prepare for telling who calls")]
     Attest(#[from] attest::Error),
-}
-
-/// An error with all its causes, each once.
-pub(crate) fn chain(err: &(dyn StdError + 'static)) -> String {
-    let mut text = err.to_string();
-    let mut next = err.source();
-    while let Some(err) = next {
-        let more = err.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = err.source();
-    }
-    text
 }

@@ -8,7 +8,6 @@ mod grpc;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use attest::{Attestor, Owner, Selector};
-use types::{Reason, Refusal, ServiceName};
+use types::{Reason, Refusal, ServiceName, chain};
 
 use self::grpc::Answer;
 
@@ -245,15 +244,4 @@ fn foreign(service: &ServiceName, backend: SocketAddr, owner: &Owner) -> Refusal
         "{backend} belongs to user {uid}{pid}, whom the selectors of `{service}` do not match; \
          `selectors = [\"{selector}\"]` would"
     ))
-}
-
-/// The error and its causes in one line.
-fn chain(err: &dyn StdError) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
-    }
-    text
 }

@@ -16,12 +16,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info};
 
-use types::{Reason, Refusal, ServiceName, SpiffeId, Workload};
+use types::{Reason, Refusal, ServiceName, SpiffeId, Workload, chain};
 
 use crate::call::{Call, Carried, End, Limits, Sent, Timing};
 use crate::connections::{Direction, Open};
 use crate::edges::{Counted, Tally};
-use crate::error::chain;
 use crate::headers;
 use crate::link::{H2, To};
 use crate::metrics::Count;

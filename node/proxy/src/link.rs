@@ -23,12 +23,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use types::{Now, Reason, Refusal, SpiffeId, Timestamp};
+use types::{Now, Reason, Refusal, SpiffeId, Timestamp, chain};
 
 use crate::config::Config;
 use crate::connections::{Connections, Direction, Listed, Load, Open};
 use crate::edges::{Edge, Edges};
-use crate::error::chain;
 use crate::metrics::{Count, Counts};
 use crate::pulse::{Felt, Pulse};
 use crate::socket;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tls::Server;
+use tls::{News, Server};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use attest::Attestor;
 use identity::Members;
 
 use crate::config::Config;
+use crate::connections::Connections;
 use crate::doors::Door;
 use crate::edges::Edges;
 use crate::error::Error;
@@ -61,7 +62,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Holds the ports. Calls are carried by what `table` holds, and connections let in by what `members`
-    /// holds, each at the time.
+    /// holds, each at the time. What peers bring along of themselves goes to `news`.
     ///
     /// # Errors
     /// A field out of bounds, a port that cannot be had, or a kernel that does not tell who calls.
@@ -69,6 +70,7 @@ impl Proxy {
         config: Config,
         table: watch::Receiver<Arc<Table>>,
         members: watch::Receiver<Arc<Members>>,
+        news: News,
     ) -> Result<Self, Error> {
         config.check()?;
         let attestor = Attestor::new()?;
@@ -93,7 +95,8 @@ impl Proxy {
         let server = inbound::server(table.clone(), members.clone());
         let n_max = config.connections_max as usize;
         let (handshakes, shares) = (Semaphore::new(HANDSHAKES_MAX.min(n_max / 2)), Shares::new(n_max));
-        let ground = Arc::new(Ground { config, counts, edges, connections: Arc::default() });
+        let ground =
+            Arc::new(Ground { config, counts, edges, connections: Arc::new(Connections::new(news)) });
         let shared = Shared {
             ground,
             table,

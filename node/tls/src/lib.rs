@@ -13,10 +13,13 @@ pub mod svids;
 mod verifier;
 
 pub mod client;
+pub mod frame;
+pub mod news;
 pub mod peer;
 pub mod server;
 
 pub use client::{Client, Expect};
+pub use news::{News, news};
 pub use peer::{Error, Peer, Pq};
 pub use server::{Accepted, Server};
 pub use svids::{Rotation, Svids};

@@ -3,6 +3,7 @@
 //!
 //! Holds no rule of any room and does no IO; it depends on nothing of ours.
 
+mod chain;
 pub mod time;
 
 pub mod name;
@@ -21,6 +22,7 @@ pub mod event;
 pub mod flow;
 pub mod histogram;
 
+pub use chain::chain;
 pub use digest::Digest;
 pub use edge::{EdgeKey, Party};
 pub use envelope::Envelope;

@@ -95,7 +95,7 @@ reasons! {
         "invite it with `sagemesh invite`, or wait until its record has arrived";
     /// The member's record has ended.
     MemberExpired = "MEMBER_EXPIRED", Unauthenticated,
-        "start the node where a signer can reach it: it is renewed unless it was revoked";
+        "invite the node again by its name and join it again: it keeps its keys, unless it was revoked";
     /// The member's keys were revoked.
     MemberRevoked = "MEMBER_REVOKED", PermissionDenied,
         "if the node is yours, reset it and join it with a new invitation";

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::node::{
-    Authority, Declaration, Health, Layer, Lease, LeaseId, Outcome, Peer, Registrant, Service, Source, Status,
+    Asker, Authority, Declaration, Health, Layer, Lease, LeaseId, Outcome, Peer, Registrant, Registration,
+    Service, Source, Status,
 };
 use identity::join::{self, Exporter, Invitation, Invitations};
 use identity::{Members, Role, Scope};
@@ -117,7 +118,7 @@ impl api::Node for Backend {
         Ok(vec![Authority::of(&*self.own.keys, own)?])
     }
 
-    async fn invite(&self, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
+    async fn invite(&self, _: Asker, node: NodeName, scope: Scope, ttl: Duration) -> Result<String, Refusal> {
         let mut kept = self.kept.lock().unwrap();
         let Kept { mesh, invitations, .. } = &mut *kept;
         let invitation = Invitation {
@@ -148,19 +149,20 @@ impl api::Node for Backend {
         join::reply(&record, 7400)
     }
 
-    async fn change_scope(&self, node: NodeName, add: Scope, _: Scope) -> Result<Scope, Refusal> {
+    async fn change_scope(&self, _: Asker, node: NodeName, add: Scope, _: Scope) -> Result<Scope, Refusal> {
         let domain = self.domain(node);
         self.sign(|mesh| mesh.members.renew(&mesh.signer, &domain, Some(add), Now::read()))?;
         Ok(self.map.borrow().get(&domain).unwrap().scope.clone())
     }
 
-    async fn revoke(&self, node: NodeName, note: String) -> Result<(), Refusal> {
+    async fn revoke(&self, _: Asker, node: NodeName, note: String) -> Result<(), Refusal> {
         let domain = self.domain(node);
         self.sign(|mesh| mesh.members.revoke(&mesh.signer, &domain, &note, Now::read()))
     }
 
     async fn set_operator(
         &self,
+        _: Asker,
         name: ServiceName,
         role: Option<Role>,
         key: PublicKey,
@@ -168,16 +170,16 @@ impl api::Node for Backend {
         self.sign(|mesh| mesh.members.sign_operator(&mesh.signer, name, role, key, Now::read()))
     }
 
-    async fn leave(&self) -> Result<(), Refusal> {
+    async fn leave(&self, _: Asker) -> Result<(), Refusal> {
         self.left.send_replace(true);
         Ok(())
     }
 
-    async fn reload(&self) -> Result<Vec<String>, Refusal> {
+    async fn reload(&self, _: Asker) -> Result<Vec<String>, Refusal> {
         Err(Reason::ConfigInvalid.because("line 3: a bracket is missing"))
     }
 
-    async fn add_service(&self, declaration: Declaration) -> Result<(), Refusal> {
+    async fn add_service(&self, _: Asker, declaration: Declaration) -> Result<(), Refusal> {
         let service = Service {
             name: declaration.name,
             node: self.own.domain.node().clone(),
@@ -190,7 +192,7 @@ impl api::Node for Backend {
         Ok(())
     }
 
-    async fn remove_service(&self, name: ServiceName) -> Result<(), Refusal> {
+    async fn remove_service(&self, _: Asker, name: ServiceName) -> Result<(), Refusal> {
         let before = self.services.borrow().len();
         self.services.send_modify(|list| Arc::make_mut(list).retain(|it| it.name != name));
         if self.services.borrow().len() < before {
@@ -202,11 +204,11 @@ impl api::Node for Backend {
     async fn register(
         &self,
         caller: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
         if let Registrant::Service(id) = &caller {
-            let own = self.own.service(declaration.name.as_str());
+            let own = self.own.service(registration.name.as_str());
             if *id != own {
                 return Err(Reason::CallerUnmapped.because(format!("{id} is not {own}")));
             }

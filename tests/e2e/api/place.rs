@@ -13,9 +13,10 @@ use hyper_util::rt::TokioIo;
 use identity::{Role, SoftKeys, svid};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tls::news::Brought;
 use tls::{Pq, Svids};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -37,6 +38,8 @@ pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
 /// A node `one` whose API listens.
 pub struct Place {
     pub backend: Arc<Backend>,
+    /// What callers brought along.
+    pub brought: mpsc::Receiver<Brought>,
     pub port: u16,
     pub dir: tempfile::TempDir,
     pub counts: Arc<Counts>,
@@ -59,12 +62,14 @@ impl Place {
         };
         tune(&mut config);
         let id = backend.own.id();
-        let server = Server::bind(config, backend.clone(), svids(&backend, &backend.own, &id)).await.unwrap();
+        let (news, brought) = tls::news();
+        let own = svids(&backend, &backend.own, &id);
+        let server = Server::bind(config, backend.clone(), own, news).await.unwrap();
         let (port, counts) = (server.local_addr().port(), server.counts());
         backend.address.send_replace(format!("127.0.0.1:{port}"));
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));
-        let place = Self { backend, port, dir, counts, stop, tasks };
+        let place = Self { backend, brought, port, dir, counts, stop, tasks };
         place.write_anchors().await;
         place
     }

@@ -16,9 +16,10 @@ use http::{HeaderMap, Request, StatusCode};
 use proto::Message;
 use proto::google::rpc::{ErrorInfo, Status};
 use proxy::{Backend, Config, Handle, Local, Protocol, Proxy, Table};
+use tls::news::Brought;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{Reason, SpiffeId};
@@ -42,6 +43,8 @@ pub struct House {
     pub outbound: SocketAddr,
     pub inbound: SocketAddr,
     pub tunnels: Vec<SocketAddr>,
+    /// What its peers brought along.
+    pub brought: mpsc::Receiver<Brought>,
     pub table: watch::Sender<Arc<Table>>,
     pub stop: CancellationToken,
     pub stopped: CancellationToken,
@@ -106,13 +109,15 @@ impl Street {
             endpoints: self.endpoints.clone(),
         };
         let table = watch::Sender::new(Arc::new(table));
-        let proxy = Proxy::bind(config, table.subscribe(), self.net.map.subscribe()).await.unwrap();
+        let (news, brought) = tls::news();
+        let proxy = Proxy::bind(config, table.subscribe(), self.net.map.subscribe(), news).await.unwrap();
         let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
         let house = House {
             handle: proxy.handle(),
             outbound: proxy.outbound_addr(),
             inbound: proxy.inbound_addr(),
             tunnels: proxy.tunnel_addrs().to_vec(),
+            brought,
             node,
             table,
             stop: stop.clone(),

@@ -10,8 +10,9 @@ use types::{MeshName, NodeName, Now};
 
 use super::output::{Output, say};
 use crate::config::{Config, Sources};
+use crate::join::{self, Outcome};
 use crate::state::Stage;
-use crate::{app, init, join, state, status};
+use crate::{app, init, state, status};
 
 /// Most bytes read of a token.
 const TOKEN_LEN_MAX: u64 = 16 << 10;
@@ -72,14 +73,21 @@ pub(super) async fn join(config: &Config, token: &str, output: Output) -> anyhow
     // Looked at first: it makes nothing where something is amiss.
     state::stage(&config.state)?;
     let store = state::open(&config.store)?;
-    let joined = join::join(&config.state, &store.handle(), &token).await;
+    let joined = join::join(&config.state, &store.handle(), &token, Now::read()).await;
     store.close().await?;
-    let status = status::describe(&config.state, &joined?, Now::read())?;
+    let (known, outcome) = joined?;
+    let status = status::describe(&config.state, &known, Now::read())?;
     output.print(&status.to_string(), &serde_json::to_value(&status)?)?;
     if output == Output::Json {
         return Ok(());
     }
-    say("\nThis machine is a member now. Start it with:\n  sagemesh up")
+    say(match outcome {
+        Outcome::Joined => "\nThis machine is a member now. Start it with:\n  sagemesh up",
+        Outcome::Renewed => {
+            "\nThis machine is renewed, with the keys that it had. Start it with:\n  sagemesh up"
+        }
+        Outcome::Held => "\nThis machine is a member already. Start it with:\n  sagemesh up",
+    })
 }
 
 /// `up`

@@ -55,9 +55,6 @@ pub(crate) struct Added {
     /// Who may call it, such as `svc/web`; may be given again
     #[arg(long, value_name = "CALLER")]
     allow: Vec<String>,
-    /// A service that it calls; may be given again
-    #[arg(long, value_name = "SERVICE")]
-    calls: Vec<ServiceName>,
 }
 
 /// `service add`
@@ -79,7 +76,6 @@ pub(super) async fn add(node: &Node, added: &Added, output: Output) -> anyhow::R
         health: health.into(),
         selectors: added.selectors.clone(),
         allow: added.allow.clone(),
-        calls: added.calls.iter().map(ServiceName::to_string).collect(),
     };
     node.service().add_service(AddServiceRequest { service: Some(service) }).await.map_err(failure)?;
     let name = &added.name;

@@ -65,7 +65,7 @@ pub struct RawMesh {
     /// Whether nodes on the same network find each other by mDNS (UDP port 5353). Default `true`; never on the
     /// loopback. A neighbour sees that this is a node of SageMesh, its address and its peer id.
     pub mdns: Option<bool>,
-    /// Addresses of this machine that others can reach. Default all that its interfaces have.
+    /// Addresses of this machine that others can reach, at most 8. Default all that its interfaces have.
     pub advertise: Option<Vec<IpAddr>>,
     /// Most links. Default 512, from 8 to 4,096.
     pub links_max: Option<u32>,
@@ -125,9 +125,6 @@ pub struct RawService {
     /// node. Default nobody.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// The services that it calls, for the bundles it is given.
-    #[serde(default)]
-    pub calls: Vec<String>,
 }
 
 /// One `[[outbound]]`.

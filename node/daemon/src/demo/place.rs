@@ -61,7 +61,6 @@ fn service(role: Role, programs: &Path) -> RawService {
         listen,
         selectors: vec![format!("exe:{}", program(role, programs).display())],
         allow: callers.map(|it| format!("svc/{}", it.name())).collect(),
-        calls: calls(role).iter().map(|it| it.name().to_owned()).collect(),
         ..RawService::default()
     }
 }

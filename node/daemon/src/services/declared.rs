@@ -10,7 +10,7 @@ use types::{Reason, Refusal, ServiceName};
 
 use crate::config::RawService;
 
-/// Most selectors, rules and callees of one service.
+/// Most selectors and rules of one service.
 const LINES_MAX: usize = 256;
 
 /// A service of this node.
@@ -28,8 +28,6 @@ pub struct Declared {
     pub selectors: Vec<Selector>,
     /// Who may call it.
     pub policy: route::Policy,
-    /// Whom it calls.
-    pub calls: Vec<ServiceName>,
     /// Where it was declared.
     pub source: Source,
 }
@@ -41,7 +39,7 @@ impl Declared {
     /// [`Reason::ConfigInvalid`], naming the line.
     pub fn new(declaration: &Declaration, source: Source) -> Result<Self, Refusal> {
         let name = &declaration.name;
-        let n_lines = declaration.selectors.len() + declaration.allow.len() + declaration.calls.len();
+        let n_lines = declaration.selectors.len() + declaration.allow.len();
         if n_lines > LINES_MAX {
             return Err(invalid(name.as_str(), &format!("{n_lines} lines where {LINES_MAX} are allowed")));
         }
@@ -51,18 +49,10 @@ impl Declared {
         Ok(Self {
             name: name.clone(),
             listen: declaration.listen,
-            protocol: match declaration.protocol {
-                Protocol::Grpc => proxy::Protocol::Grpc,
-                Protocol::Tcp => proxy::Protocol::Tcp,
-            },
-            health: match declaration.health {
-                HealthCheck::Grpc => Kind::Grpc,
-                HealthCheck::Tcp => Kind::Tcp,
-                HealthCheck::None => Kind::None,
-            },
+            protocol: protocol(declaration.protocol),
+            health: kind(declaration.health),
             selectors: read_all(name.as_str(), &declaration.selectors)?,
             policy: route::Policy { allow: read_all(name.as_str(), &declaration.allow)? },
-            calls: declaration.calls.clone(),
             source,
         })
     }
@@ -73,6 +63,23 @@ impl Declared {
     /// As [`Declared::new`].
     pub fn of_raw(raw: &RawService, source: Source) -> Result<Self, Refusal> {
         Self::new(&declaration(raw)?, source)
+    }
+}
+
+/// What the proxy calls it.
+pub(super) const fn protocol(it: Protocol) -> proxy::Protocol {
+    match it {
+        Protocol::Grpc => proxy::Protocol::Grpc,
+        Protocol::Tcp => proxy::Protocol::Tcp,
+    }
+}
+
+/// What the proxy calls it.
+pub(super) const fn kind(it: HealthCheck) -> Kind {
+    match it {
+        HealthCheck::Grpc => Kind::Grpc,
+        HealthCheck::Tcp => Kind::Tcp,
+        HealthCheck::None => Kind::None,
     }
 }
 
@@ -98,7 +105,6 @@ fn declaration(raw: &RawService) -> Result<Declaration, Refusal> {
         health,
         selectors: raw.selectors.clone(),
         allow: raw.allow.clone(),
-        calls: read_all(&raw.name, &raw.calls)?,
         name,
     })
 }
@@ -120,7 +126,6 @@ pub(super) fn to_raw(declaration: &Declaration) -> RawService {
         },
         selectors: declaration.selectors.clone(),
         allow: declaration.allow.clone(),
-        calls: declaration.calls.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -148,7 +153,6 @@ mod tests {
             health: Some("tcp".to_owned()),
             selectors: vec!["uid:1000".to_owned()],
             allow: vec!["svc/web".to_owned(), "*".to_owned()],
-            calls: vec!["payment".to_owned()],
             protocol: None,
         };
         let declared = declaration(&raw).expect("a declaration");
@@ -171,7 +175,6 @@ mod tests {
         check(|raw| raw.health = Some("yes".to_owned()), "health `yes`");
         check(|raw| raw.selectors = vec!["user:me".to_owned()], "user:me");
         check(|raw| raw.allow = vec!["frontend".to_owned()], "frontend");
-        check(|raw| raw.calls = vec!["a/b".to_owned()], "a/b");
         check(|raw| raw.listen = Some(([127, 0, 0, 1], 0).into()), "no port");
         check(|raw| raw.allow = vec!["*".to_owned(); 300], "300 lines");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use api::node::{Declaration, Lease, LeaseId, Registrant, Service};
+use api::node::{Asker, Declaration, Lease, LeaseId, Registrant, Registration, Service};
 use proxy::Table;
 use types::{Reason, Refusal, ServiceName};
 
@@ -17,10 +17,10 @@ pub(super) const COMMANDS_MAX: usize = 64;
 type Answer<T> = oneshot::Sender<Result<T, Refusal>>;
 
 pub(super) enum Command {
-    Configure(Vec<Declared>, Answer<Vec<String>>),
-    Add(Declaration, Answer<()>),
-    Remove(ServiceName, Answer<()>),
-    Register(Registrant, Declaration, Duration, Answer<Lease>),
+    Configure(Asker, Vec<Declared>, Answer<Vec<String>>),
+    Add(Asker, Declaration, Answer<()>),
+    Remove(Asker, ServiceName, Answer<()>),
+    Register(Registrant, Registration, Duration, Answer<Lease>),
     Renew(Registrant, LeaseId, Answer<Lease>),
     Deregister(Registrant, LeaseId, Answer<()>),
 }
@@ -48,24 +48,24 @@ impl Handle {
     ///
     /// # Errors
     /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`].
-    pub async fn configure(&self, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
-        self.ask(|answer| Command::Configure(declared, answer)).await
+    pub async fn configure(&self, by: Asker, declared: Vec<Declared>) -> Result<Vec<String>, Refusal> {
+        self.ask(|answer| Command::Configure(by, declared, answer)).await
     }
 
     /// Adds a service and keeps it.
     ///
     /// # Errors
     /// [`Reason::ConfigInvalid`], [`Reason::ServiceTaken`], [`Reason::SvidOutOfScope`].
-    pub async fn add(&self, declaration: Declaration) -> Result<(), Refusal> {
-        self.ask(|answer| Command::Add(declaration, answer)).await
+    pub async fn add(&self, by: Asker, declaration: Declaration) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Add(by, declaration, answer)).await
     }
 
     /// Removes a service that was added.
     ///
     /// # Errors
     /// [`Reason::ServiceUnknown`].
-    pub async fn remove(&self, name: ServiceName) -> Result<(), Refusal> {
-        self.ask(|answer| Command::Remove(name, answer)).await
+    pub async fn remove(&self, by: Asker, name: ServiceName) -> Result<(), Refusal> {
+        self.ask(|answer| Command::Remove(by, name, answer)).await
     }
 
     /// Registers where a process serves.
@@ -75,10 +75,10 @@ impl Handle {
     pub async fn register(
         &self,
         by: Registrant,
-        declaration: Declaration,
+        registration: Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
-        self.ask(|answer| Command::Register(by, declaration, ttl, answer)).await
+        self.ask(|answer| Command::Register(by, registration, ttl, answer)).await
     }
 
     /// Extends a registration.

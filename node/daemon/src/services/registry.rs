@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use api::node::{Declaration, Lease, LeaseId, Registrant, Source};
+use api::node::{Lease, LeaseId, Registrant, Registration, Source};
 use attest::Owner;
-use proxy::health::Kind;
 use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain, Workload};
 
-use super::declared::Declared;
+use super::declared::{Declared, kind, protocol};
 
 /// Most services of one node, configured and added: a node's record holds one entry for each that listens.
 pub const SERVICES_MAX: usize = 60;
@@ -27,8 +26,6 @@ struct Held {
     /// Of a process of this machine.
     owner: Option<Owner>,
     listen: Option<SocketAddr>,
-    protocol: proxy::Protocol,
-    health: Kind,
     ttl: Duration,
     until: Instant,
 }
@@ -121,10 +118,10 @@ impl Registry {
         now: Instant,
         id: LeaseId,
         caller: Caller<'_>,
-        declaration: &Declaration,
+        registration: &Registration,
         ttl: Duration,
     ) -> Result<Lease, Refusal> {
-        let name = &declaration.name;
+        let name = &registration.name;
         let known = self.declared(name).ok_or_else(|| {
             Reason::ServiceUnknown.because(format!(
                 "no service `{name}` is declared on this node: an operator declares it with its selectors, \
@@ -135,13 +132,11 @@ impl Registry {
         if !TTL.contains(&ttl) {
             return Err(Reason::ConfigInvalid.because("a registration lives from 1 s to 1 h"));
         }
-        if !declaration.selectors.is_empty() || !declaration.allow.is_empty() {
-            let detail = "who a service is and who may call it is the operator's to say: leave `selectors` \
-                          and `allow` empty";
-            return Err(Reason::ConfigInvalid.because(detail));
+        check_same(registration, known)?;
+        if registration.listen.is_some_and(|address| address.port() == 0) {
+            return Err(Reason::ArgumentInvalid.because("`listen` names no port"));
         }
-        let asked = Declared::new(declaration, Source::Leased)?;
-        if asked.listen.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
+        if registration.listen.is_some_and(|address| !address.ip().to_canonical().is_loopback()) {
             let detail = "a process registers where it listens on this machine: give a loopback address, such \
                           as 127.0.0.1";
             return Err(Reason::ConfigInvalid.because(detail));
@@ -161,9 +156,7 @@ impl Registry {
             service: name.clone(),
             registrant: caller.registrant.clone(),
             owner: caller.owner.cloned(),
-            listen: asked.listen,
-            protocol: asked.protocol,
-            health: asked.health,
+            listen: registration.listen,
             ttl,
             until: now + ttl,
         };
@@ -211,8 +204,6 @@ impl Registry {
         for held in self.leases.values() {
             if let Some(service) = all.get_mut(&held.service) {
                 service.listen = held.listen.or(service.listen);
-                service.protocol = held.protocol;
-                service.health = held.health;
                 service.source = Source::Leased;
             }
         }
@@ -233,6 +224,21 @@ impl Registry {
             declared.is_some_and(is_meant)
         });
     }
+}
+
+/// Whether a process says of its service what the operator does, or nothing.
+fn check_same(registration: &Registration, known: &Declared) -> Result<(), Refusal> {
+    let is_other_protocol = registration.protocol.is_some_and(|it| protocol(it) != known.protocol);
+    let is_other_health = registration.health.is_some_and(|it| kind(it) != known.health);
+    let what = match (is_other_protocol, is_other_health) {
+        (true, _) => "protocol",
+        (_, true) => "health",
+        (false, false) => return Ok(()),
+    };
+    Err(Reason::ArgumentInvalid.because(format!(
+        "the operator declares another `{what}` of `{}`: leave it out, or have the declaration changed",
+        known.name
+    )))
 }
 
 /// Who registers, as far as this node can tell.
@@ -298,16 +304,9 @@ mod tests {
         (Registrant::Local(LocalCaller { uid, gid: uid, pid: Some(uid) }), owner)
     }
 
-    fn declaration(text: &str, port: u16) -> Declaration {
-        Declaration {
-            name: name(text),
-            listen: Some(([127, 0, 0, 1], port).into()),
-            protocol: api::node::Protocol::Grpc,
-            health: api::node::HealthCheck::Tcp,
-            selectors: Vec::new(),
-            allow: Vec::new(),
-            calls: Vec::new(),
-        }
+    fn at(text: &str, port: u16) -> Registration {
+        let listen = Some(([127, 0, 0, 1], port).into());
+        Registration { name: name(text), listen, protocol: None, health: None }
     }
 
     fn register(
@@ -315,7 +314,7 @@ mod tests {
         now: Instant,
         id: u128,
         by: &(Registrant, Owner),
-        what: &Declaration,
+        what: &Registration,
     ) -> Result<Lease, Reason> {
         register_after(registry, now, id, by, what, &|_| false)
     }
@@ -325,7 +324,7 @@ mod tests {
         now: Instant,
         id: u128,
         by: &(Registrant, Owner),
-        what: &Declaration,
+        what: &Registration,
         has_ended: &dyn Fn(&Registrant) -> bool,
     ) -> Result<Lease, Reason> {
         let own = own();
@@ -342,14 +341,36 @@ mod tests {
         let mut registry = Registry::default();
         registry.configure(vec![service("orders", 1000), service("payment", 1001)]).expect("services");
         let (now, orders, stranger) = (Instant::now(), process(1000), process(2000));
-        let check = |registry: &mut Registry, by, what: &Declaration| register(registry, now, 1, by, what);
-        assert_eq!(check(&mut registry, &stranger, &declaration("orders", 1)), Err(Reason::CallerUnmapped));
-        assert_eq!(check(&mut registry, &orders, &declaration("payment", 1)), Err(Reason::CallerUnmapped));
-        assert_eq!(check(&mut registry, &orders, &declaration("other", 1)), Err(Reason::ServiceUnknown));
-        let greedy = Declaration { allow: vec!["*".to_owned()], ..declaration("orders", 1) };
-        assert_eq!(check(&mut registry, &orders, &greedy), Err(Reason::ConfigInvalid));
-        assert!(check(&mut registry, &orders, &declaration("orders", 9001)).is_ok());
+        let check = |registry: &mut Registry, by, what: &Registration| register(registry, now, 1, by, what);
+        assert_eq!(check(&mut registry, &stranger, &at("orders", 1)), Err(Reason::CallerUnmapped));
+        assert_eq!(check(&mut registry, &orders, &at("payment", 1)), Err(Reason::CallerUnmapped));
+        assert_eq!(check(&mut registry, &orders, &at("other", 1)), Err(Reason::ServiceUnknown));
+        assert!(check(&mut registry, &orders, &at("orders", 9001)).is_ok());
         assert_eq!((listens(&registry, "orders"), listens(&registry, "payment")), (Some(9001), None));
+    }
+
+    #[test]
+    fn what_the_operator_says_of_a_service_no_process_changes() {
+        use api::node::{HealthCheck, Protocol};
+        let mut registry = Registry::default();
+        let health = Some("none".to_owned());
+        let raw = RawService { name: "orders".to_owned(), health, ..RawService::default() };
+        let raw = RawService { selectors: vec!["uid:1000".to_owned()], ..raw };
+        registry
+            .configure(vec![Declared::of_raw(&raw, Source::Config).expect("a service")])
+            .expect("services");
+        let mut check = |protocol, health, expected| {
+            let what = Registration { protocol, health, ..at("orders", 9001) };
+            let found = register(&mut registry, Instant::now(), 1, &process(1000), &what);
+            assert_eq!(found.map(drop), expected, "{what:?}");
+        };
+        check(Some(Protocol::Tcp), None, Err(Reason::ArgumentInvalid));
+        check(None, Some(HealthCheck::Grpc), Err(Reason::ArgumentInvalid));
+        check(Some(Protocol::Grpc), Some(HealthCheck::None), Ok(()));
+        check(None, None, Ok(()));
+        let orders = registry.effective().remove(&name("orders")).expect("it is declared");
+        assert_eq!((orders.protocol, orders.health), (proxy::Protocol::Grpc, kind(HealthCheck::None)));
+        assert_eq!(listens(&registry, "orders"), Some(9001));
     }
 
     #[test]
@@ -357,7 +378,7 @@ mod tests {
         let mut registry = Registry::default();
         registry.configure(vec![service("orders", 1000)]).expect("services");
         let (now, orders, other) = (Instant::now(), process(1000), process(7));
-        register(&mut registry, now, 1, &orders, &declaration("orders", 9001)).expect("a lease");
+        register(&mut registry, now, 1, &orders, &at("orders", 9001)).expect("a lease");
         let unknown = |result: Result<Lease, Refusal>| result.map_err(|refusal| refusal.reason);
         let id = LeaseId(1);
         assert_eq!(unknown(registry.renew(now, &other.0, id)), Err(Reason::LeaseUnknown));
@@ -379,11 +400,11 @@ mod tests {
             Registrant::Local(LocalCaller { uid: 1000, gid: 1000, pid: Some(8) }),
             Owner { pid: Some(8), ..process(1000).1 },
         );
-        register(&mut registry, now, 1, &first, &declaration("orders", 9001)).expect("a lease");
-        let taken = register(&mut registry, now, 2, &second, &declaration("orders", 9002));
+        register(&mut registry, now, 1, &first, &at("orders", 9001)).expect("a lease");
+        let taken = register(&mut registry, now, 2, &second, &at("orders", 9002));
         assert_eq!(taken, Err(Reason::ServiceTaken));
         let later = now + 2 * MINUTE;
-        register(&mut registry, later, 2, &second, &declaration("orders", 9002)).expect("a lease");
+        register(&mut registry, later, 2, &second, &at("orders", 9002)).expect("a lease");
         assert_eq!(listens(&registry, "orders"), Some(9002));
         registry.deregister(&second.0, LeaseId(2)).expect("its own");
         assert_eq!(listens(&registry, "orders"), None);
@@ -395,9 +416,9 @@ mod tests {
         registry.configure(vec![service("orders", 1000)]).expect("services");
         let (now, first) = (Instant::now(), process(1000));
         let second = (Registrant::Local(LocalCaller { uid: 1000, gid: 1000, pid: Some(8) }), process(1000).1);
-        register(&mut registry, now, 1, &first, &declaration("orders", 9001)).expect("a lease");
+        register(&mut registry, now, 1, &first, &at("orders", 9001)).expect("a lease");
         let has_ended = |held: &Registrant| *held == first.0;
-        register_after(&mut registry, now, 2, &second, &declaration("orders", 9002), &has_ended)
+        register_after(&mut registry, now, 2, &second, &at("orders", 9002), &has_ended)
             .expect("the other has ended");
         assert_eq!(listens(&registry, "orders"), Some(9002));
         assert!(registry.renew(now, &first.0, LeaseId(1)).is_err());
@@ -407,8 +428,7 @@ mod tests {
     fn a_reload_ends_registrations_of_processes_that_are_no_longer_meant() {
         let mut registry = Registry::default();
         registry.configure(vec![service("orders", 1000)]).expect("services");
-        register(&mut registry, Instant::now(), 1, &process(1000), &declaration("orders", 9001))
-            .expect("a lease");
+        register(&mut registry, Instant::now(), 1, &process(1000), &at("orders", 9001)).expect("a lease");
         registry.configure(vec![service("orders", 1000), service("web", 1)]).expect("services");
         assert_eq!(listens(&registry, "orders"), Some(9001));
         registry.configure(vec![service("orders", 1001)]).expect("services");
@@ -421,7 +441,7 @@ mod tests {
         registry.configure(vec![service("orders", 1000)]).expect("services");
         let mut check = |listen: &str, expected: Result<(), Reason>| {
             let listen = Some(listen.parse().expect("an address"));
-            let what = Declaration { listen, ..declaration("orders", 1) };
+            let what = Registration { listen, ..at("orders", 1) };
             let found = register(&mut registry, Instant::now(), 1, &process(1000), &what);
             assert_eq!(found.map(drop), expected, "{what:?}");
         };

@@ -244,6 +244,24 @@ fn a_node_that_was_killed_or_left_comes_back_as_itself() {
 }
 
 #[test]
+fn a_node_is_ready_once_it_has_gossip_of_a_peer() {
+    let mut pi = founder("");
+    let mut tv = Machine::new();
+    pi.admits(&mut tv, "tv", "");
+    tv.stop();
+    pi.stop();
+    tv.starts();
+    eventually("a node that says what it waits for", || {
+        let told = tv.readiness();
+        (told.starts_with("HTTP/1.0 503") && told.contains("gossip")).then_some(())
+    });
+    pi.starts();
+    eventually("a node that serves", || tv.is_ready().then_some(()));
+    let peers = tv.json(&["peers"]);
+    assert_eq!((&peers[0]["node"], &peers[0]["liveness"]), (&json!("pi"), &json!("alive")));
+}
+
+#[test]
 fn a_node_that_cannot_start_says_what_to_do() {
     let pi = Machine::new();
     pi.is_refused(&["up"], 1, "sagemesh init");

@@ -113,17 +113,22 @@ impl Machine {
         serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
     }
 
-    /// Starts the node and waits until it serves.
     /// Founds a mesh and starts.
     pub(crate) fn founds(&mut self) {
         self.does(&["init", "home.mesh", "--name", "pi"]);
         self.up();
     }
 
-    pub(crate) fn up(&mut self) {
+    /// Starts the node.
+    pub(crate) fn starts(&mut self) {
         let log = fs::File::create(self.path("log")).unwrap();
         let node = self.command().arg("up").stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.node = Some(node);
+    }
+
+    /// Starts the node and waits until it serves.
+    pub(crate) fn up(&mut self) {
+        self.starts();
         eventually("a node that serves", || {
             let ended = self.node.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none(), "the node ended: {}", self.log());
@@ -131,15 +136,19 @@ impl Machine {
         });
     }
 
-    fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.readiness().starts_with("HTTP/1.0 200")
+    }
+
+    /// What the node says of whether it serves; nothing while nobody listens.
+    pub(crate) fn readiness(&self) -> String {
         let ask = |mut stream: TcpStream| {
             stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             std::io::Result::Ok(answer)
         };
-        let asked = TcpStream::connect((self.ip.as_str(), 7470)).and_then(ask);
-        asked.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
+        TcpStream::connect((self.ip.as_str(), 7470)).and_then(ask).unwrap_or_default()
     }
 
     /// Ends the node as systemd would; it must end by itself and well.
@@ -147,6 +156,16 @@ impl Machine {
         let mut node = self.node.take().unwrap();
         let pid = rustix::process::Pid::from_child(&node);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.has_ended(&mut node);
+    }
+
+    /// Waits until the node has ended by itself and well.
+    pub(crate) fn ended(&mut self) {
+        let mut node = self.node.take().unwrap();
+        self.has_ended(&mut node);
+    }
+
+    fn has_ended(&self, node: &mut Child) {
         let status = eventually("the end of a node", || node.try_wait().unwrap());
         assert!(status.success(), "{}", self.log());
     }

@@ -23,8 +23,8 @@ use super::card::{Card, Found, Heard, Stay};
 use super::mates::Mates;
 use super::voice::{Say, Voice};
 use super::wires::Wire;
-use crate::error::chain;
 use crate::metrics::Count;
+use types::chain;
 
 const PORT: u16 = 5353;
 const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);

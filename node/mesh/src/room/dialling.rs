@@ -10,9 +10,11 @@ use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use types::chain;
+
 use crate::address::{multiaddr, to_libp2p};
 use crate::dialer::Target;
-use crate::error::{chain, refusal};
+use crate::error::refusal;
 use crate::metrics::Count;
 use crate::room::Mesh;
 

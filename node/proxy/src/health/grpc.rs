@@ -16,9 +16,7 @@ use tokio::net::TcpStream;
 use proto::Message;
 use proto::grpc::health::v1::health_check_response::ServingStatus;
 use proto::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse};
-use types::ServiceName;
-
-use super::chain;
+use types::{ServiceName, chain};
 
 /// Longest body of an answer; a real one has 7 bytes.
 const BODY_LEN_MAX: usize = 1024;
