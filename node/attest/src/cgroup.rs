@@ -23,9 +23,9 @@ pub(crate) struct Cgroups {
 
 /// Where the tree of groups is mounted, and which group that folder is.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    folder: PathBuf,
-    group: String,
+pub(crate) struct Mount {
+    pub(crate) folder: PathBuf,
+    pub(crate) group: String,
 }
 
 impl Cgroups {
@@ -97,7 +97,7 @@ fn number(folder: &Path) -> Option<u64> {
 }
 
 /// The first mount of type cgroup2 in the text of `/proc/self/mountinfo` (man 5 proc).
-fn find_mount(mounts: &str) -> Option<Mount> {
+pub(crate) fn find_mount(mounts: &str) -> Option<Mount> {
     mounts.lines().find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;
         if kind.split(' ').next()? != "cgroup2" {
