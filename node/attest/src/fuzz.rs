@@ -18,11 +18,11 @@ pub fn started(stat: &[u8]) -> Option<u64> {
 }
 
 /// The control group in `/proc/PID/cgroup`.
-pub fn group(lines: &str) -> Option<String> {
-    process::group_in(lines)
+pub fn group(groups: &[u8]) -> Option<String> {
+    process::group_in(groups)
 }
 
 /// Where `/proc/self/mountinfo` says that the tree of control groups is, and which group that folder is.
-pub fn mount(mounts: &str) -> Option<(PathBuf, String)> {
+pub fn mount(mounts: &[u8]) -> Option<(PathBuf, String)> {
     cgroup::find_mount(mounts).map(|mount| (mount.folder, mount.group))
 }

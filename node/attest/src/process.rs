@@ -8,12 +8,13 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::cgroup;
 use crate::diag::Cookie;
 
 /// Sockets whose holders are remembered; beyond that the oldest is forgotten.
@@ -205,12 +206,12 @@ fn undeleted(path: PathBuf) -> PathBuf {
 
 /// The control group (version 2) of a process: the line `0::/path` of `/proc/PID/cgroup`.
 fn group(pid: u32) -> Option<String> {
-    let lines = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("cgroup")).ok()?;
-    group_in(&lines)
+    group_in(&fs::read(format!("/proc/{pid}/cgroup")).ok()?)
 }
 
-pub(crate) fn group_in(lines: &str) -> Option<String> {
-    let path = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
+/// The path on that line; other lines may be no text.
+pub(crate) fn group_in(groups: &[u8]) -> Option<String> {
+    let path = cgroup::lines(groups).find_map(|line| line.strip_prefix("0::"))?;
     // The group may have been removed, or lie outside this process' cgroup namespace.
     (!path.ends_with(DELETED) && !path.starts_with("/..")).then(|| path.to_owned())
 }
