@@ -8,14 +8,14 @@
 mod backend;
 #[path = "mesh/caller.rs"]
 mod caller;
-#[path = "mesh/fleet.rs"]
-mod fleet;
 #[path = "mesh/idle.rs"]
 mod idle;
 #[path = "mesh/join.rs"]
 mod join;
 #[path = "mesh/kill.rs"]
 mod kill;
+#[path = "mesh/machines.rs"]
+mod machines;
 mod report;
 mod simulated;
 #[path = "mesh/usage.rs"]

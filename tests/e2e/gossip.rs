@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use membership::Liveness;
+use mesh::gossip::PROTOCOL;
 use mesh::{Gossip, Gossiping};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -54,4 +56,32 @@ async fn linked_nodes_see_each_other_at_once_and_hear_who_leaves() {
     assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
     leaves.cancel();
     sees(&at_pi, &tv, Liveness::Left).await;
+}
+
+#[tokio::test]
+async fn a_member_that_sends_a_hundred_megabytes_is_read_to_the_bound_and_no_further() {
+    let (mut town, mut tasks) = (Town::new(), JoinSet::new());
+    let pi = town.start("pi", config()).await;
+    let tv = town.start("tv", seeded(&pi)).await;
+    let stop = CancellationToken::new();
+    let at_pi = gossips(&mut tasks, &pi, &stop);
+    tv.links_to(&pi).await;
+    for announced in [100 << 20, u32::MAX] {
+        let mut stream = within("a stream", tv.handle.open(pi.peer, PROTOCOL)).await.unwrap();
+        let block = vec![0; 64 << 10];
+        let flood = async {
+            let mut sent = 0;
+            stream.write_u32(announced).await.unwrap();
+            while sent < 100 << 20 && stream.write_all(&block).await.is_ok() {
+                sent += block.len();
+            }
+            sent
+        };
+        let sent = within("the end of the stream", flood).await;
+        assert!(sent <= 1 << 20, "{sent} bytes were taken");
+    }
+    // The link stays, and so does who gossips over it by the rules.
+    let at_tv = gossips(&mut tasks, &tv, &stop);
+    sees(&at_pi, &tv, Liveness::Alive).await;
+    sees(&at_tv, &pi, Liveness::Alive).await;
 }

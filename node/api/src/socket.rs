@@ -53,7 +53,7 @@ impl Socket {
     /// Asked anew for each connection, so that a change holds for the next one.
     fn is_in_group(&self, caller: &LocalCaller) -> bool {
         // Without the files nobody is.
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let read = |path| fs::read(path).unwrap_or_default();
         is_member(&read("/etc/group"), &read("/etc/passwd"), &self.group, caller)
     }
 }
@@ -86,25 +86,33 @@ fn own_uid() -> io::Result<u32> {
     Ok(one.peer_cred()?.uid())
 }
 
-/// Whether `caller` is in the group `name`, by what group(5) and passwd(5) say.
-fn is_member(groups: &str, users: &str, name: &str, caller: &LocalCaller) -> bool {
-    let mut groups = groups.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let Some(group) = groups.find(|fields| fields.len() >= 4 && fields[0] == name) else { return false };
-    if group[2].parse() == Ok(caller.gid) {
+/// Whether `caller` is in the group `name`, by what group(5) and passwd(5) say. Neither need be text: passwd(5)
+/// holds people's names in whatever encoding was in use.
+fn is_member(groups: &[u8], users: &[u8], name: &str, caller: &LocalCaller) -> bool {
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u32>().ok();
+    let group = rows(groups).find(|fields| fields.len() >= 4 && fields[0] == name.as_bytes());
+    let Some(group) = group else { return false };
+    if number(group[2]) == Some(caller.gid) {
         return true;
     }
-    let mut users = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let user = users.find(|fields| fields.len() >= 4 && fields[2].parse() == Ok(caller.uid));
-    user.is_some_and(|user| user[3] == group[2] || group[3].split(',').any(|member| member == user[0]))
+    let user = rows(users).find(|fields| fields.len() >= 4 && number(fields[2]) == Some(caller.uid));
+    let is_named = |user: &[u8]| group[3].split(|byte| *byte == b',').any(|member| member == user);
+    user.is_some_and(|user| user[3] == group[2] || is_named(user[0]))
+}
+
+/// Lines of fields.
+fn rows(file: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    file.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':').collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GROUPS: &str = "root:x:0:\nsagemesh:x:990:ann,bob\nstaff:x:50:eve\n";
-    const USERS: &str =
-        "root:x:0:0::/:/bin/sh\nann:x:1000:1000::/:\neve:x:1001:1001::/:\nzoe:x:1002:990::/:\n";
+    const GROUPS: &[u8] = b"root:x:0:\nsagemesh:x:990:ann,bob\nstaff:x:50:eve\n";
+    const USERS: &[u8] =
+        b"root:x:0:0::/:/bin/sh\nren\xe9:x:1003:1003:Ren\xe9:/:\nann:x:1000:1000:\xc4nn:/:\neve:x:1001:1001::/:\n\
+          zoe:x:1002:990::/:\n";
 
     #[test]
     fn members_of_the_group_are_found_by_name_or_number() {
@@ -117,10 +125,12 @@ mod tests {
         check(1001, 1001, false);
         check(1001, 990, true);
         check(1002, 100, true);
+        check(1003, 1003, false);
         check(4242, 4242, false);
         let caller = LocalCaller { uid: 1000, gid: 1000, pid: None };
         assert!(
-            !is_member("", "", "sagemesh", &caller) && !is_member("sagemesh:x", USERS, "sagemesh", &caller)
+            !is_member(b"", b"", "sagemesh", &caller)
+                && !is_member(b"sagemesh:x", USERS, "sagemesh", &caller)
         );
     }
 

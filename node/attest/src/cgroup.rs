@@ -23,14 +23,14 @@ pub(crate) struct Cgroups {
 
 /// Where the tree of groups is mounted, and which group that folder is.
 #[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    folder: PathBuf,
-    group: String,
+pub(crate) struct Mount {
+    pub(crate) folder: PathBuf,
+    pub(crate) group: String,
 }
 
 impl Cgroups {
     pub(crate) fn new() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
         Self { mount: find_mount(&mounts), known: Mutex::default() }
     }
 
@@ -96,9 +96,10 @@ fn number(folder: &Path) -> Option<u64> {
     fs::metadata(folder).ok().map(|it| it.ino())
 }
 
-/// The first mount of type cgroup2 in the text of `/proc/self/mountinfo` (man 5 proc).
-fn find_mount(mounts: &str) -> Option<Mount> {
-    mounts.lines().find_map(|line| {
+/// The first mount of type cgroup2 in the text of `/proc/self/mountinfo` (man 5 proc). Other mounts may have names
+/// that are no text: users mount what they like where they like.
+pub(crate) fn find_mount(mounts: &[u8]) -> Option<Mount> {
+    lines(mounts).find_map(|line| {
         let (fields, kind) = line.split_once(" - ")?;
         if kind.split(' ').next()? != "cgroup2" {
             return None;
@@ -109,6 +110,11 @@ fn find_mount(mounts: &str) -> Option<Mount> {
         // A group outside this process' cgroup namespace has no path in it.
         (!group.starts_with("/..")).then(|| Mount { folder: PathBuf::from(folder), group })
     })
+}
+
+/// The lines that are text.
+pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = &str> {
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok())
 }
 
 /// Undoes the octal escapes of white space and backslashes (man 5 proc).
@@ -129,10 +135,11 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(line: &str, expected: Option<(&str, &str)>) {
+    fn check(line: impl AsRef<[u8]>, expected: Option<(&str, &str)>) {
         let expected =
             expected.map(|(folder, group)| Mount { folder: PathBuf::from(folder), group: group.to_owned() });
-        assert_eq!(find_mount(line), expected, "{line}");
+        let line = line.as_ref();
+        assert_eq!(find_mount(line), expected, "{}", line.escape_ascii());
     }
 
     #[test]
@@ -149,6 +156,11 @@ mod tests {
         check("42 32 0:39 /../x /sys/fs/cgroup rw - cgroup2 none rw", None);
         check("33 32 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu", None);
         check("", None);
+        check(
+            b"31 24 0:27 / /media/caf\xe9 rw - fuse x rw\n30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+            Some(("/sys/fs/cgroup", "/")),
+        );
+        check(b"30 24 0:26 / /mnt/caf\xe9 rw - cgroup2 cgroup2 rw", None);
     }
 
     #[test]

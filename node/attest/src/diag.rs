@@ -84,8 +84,7 @@ impl Diag {
         // After an error the socket is dropped: the next question gets one with an empty queue.
         let answer = line.ask(request)?;
         *slot = Some(line);
-        drop(slot);
-        answer.map(|response| row(&response)).transpose()
+        Ok(answer)
     }
 }
 
@@ -101,7 +100,7 @@ impl Line {
         Ok(Self { socket: open().map_err(Error::Ask)?, sequence: 0 })
     }
 
-    fn ask(&mut self, request: InetRequest) -> Result<Option<InetResponse>, Error> {
+    fn ask(&mut self, request: InetRequest) -> Result<Option<Row>, Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST;
@@ -114,22 +113,28 @@ impl Line {
         let mut answer = [0; ANSWER_BYTES_MAX];
         for _ in 0..STALE_MAX {
             let n_bytes = self.socket.recv(&mut &mut answer[..], 0).map_err(Error::Ask)?;
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(&answer[..n_bytes])
-                .map_err(|err| Error::Answer(err.to_string()))?;
-            if message.header.sequence_number != self.sequence {
-                continue;
+            let (sequence, found) = read(&answer[..n_bytes])?;
+            if sequence == self.sequence {
+                return found;
             }
-            return match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => Ok(Some(*response)),
-                NetlinkPayload::Error(err) => match err.raw_code().wrapping_neg() {
-                    ENOENT | ESTALE => Ok(None),
-                    code => Err(Error::Ask(io::Error::from_raw_os_error(code))),
-                },
-                _ => Err(Error::Answer("neither a socket nor an error".to_owned())),
-            };
         }
         Err(Error::Answer("it is of another question".to_owned()))
     }
+}
+
+/// What the kernel said: the number of the question, and the socket, `None` if there is no such.
+pub(crate) fn read(answer: &[u8]) -> Result<(u32, Result<Option<Row>, Error>), Error> {
+    let message = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
+        .map_err(|err| Error::Answer(err.to_string()))?;
+    let found = match message.payload {
+        NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => row(&response).map(Some),
+        NetlinkPayload::Error(err) => match err.raw_code().wrapping_neg() {
+            ENOENT | ESTALE => Ok(None),
+            code => Err(Error::Ask(io::Error::from_raw_os_error(code))),
+        },
+        _ => Err(Error::Answer("neither a socket nor an error".to_owned())),
+    };
+    Ok((message.header.sequence_number, found))
 }
 
 /// A dual-stack socket lies among those of IPv4 while it speaks IPv4, so it is asked for by that address.

@@ -14,6 +14,9 @@ mod cgroup;
 mod diag;
 mod process;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use attestor::Attestor;
 pub use error::Error;
 pub use owner::Owner;

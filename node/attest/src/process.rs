@@ -8,12 +8,13 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::cgroup;
 use crate::diag::Cookie;
 
 /// Sockets whose holders are remembered; beyond that the oldest is forgotten.
@@ -119,10 +120,14 @@ pub(crate) fn read(pid: u32) -> Holder {
 /// a later one with its pid.
 pub(crate) fn birth(pid: u32) -> Option<(u32, u64)> {
     let uid = fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Field 22 (man 5 proc); the name, field 2, may hold spaces and parentheses.
-    let started = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
-    Some((uid, started))
+    // The name is cut at 15 bytes, in the middle of a character too.
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Some((uid, started(&String::from_utf8_lossy(&stat))?))
+}
+
+/// Field 22 of `/proc/PID/stat` (man 5 proc); the name, field 2, may hold spaces and parentheses.
+pub(crate) fn started(stat: &str) -> Option<u64> {
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
 fn name_of(inode: u64) -> String {
@@ -201,8 +206,12 @@ fn undeleted(path: PathBuf) -> PathBuf {
 
 /// The control group (version 2) of a process: the line `0::/path` of `/proc/PID/cgroup`.
 fn group(pid: u32) -> Option<String> {
-    let lines = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("cgroup")).ok()?;
-    let path = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
+    group_in(&fs::read(format!("/proc/{pid}/cgroup")).ok()?)
+}
+
+/// The path on that line; other lines may be no text.
+pub(crate) fn group_in(groups: &[u8]) -> Option<String> {
+    let path = cgroup::lines(groups).find_map(|line| line.strip_prefix("0::"))?;
     // The group may have been removed, or lie outside this process' cgroup namespace.
     (!path.ends_with(DELETED) && !path.starts_with("/..")).then(|| path.to_owned())
 }

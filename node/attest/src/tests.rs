@@ -394,3 +394,16 @@ async fn how_long_a_query_takes() {
     }
     eprintln!("the kernel's answer: {:?}", start.elapsed() / N);
 }
+
+#[test]
+fn a_process_whose_name_was_cut_within_a_character_is_known() {
+    let comm = std::path::Path::new("/proc/self/comm");
+    let name = fs::read(comm).expect("/proc");
+    let pid = std::process::id();
+    let born = process::birth(pid).expect("it lives");
+    // What the kernel leaves of a name of eight letters that take two bytes each.
+    fs::write(comm, &"\u{e4}".repeat(8).as_bytes()[..15]).expect("its own name");
+    let found = process::birth(pid);
+    fs::write(comm, name.trim_ascii_end()).expect("its own name");
+    assert_eq!(found, Some(born));
+}

@@ -144,8 +144,14 @@ pub fn load(sources: &Sources) -> Result<Config, Error> {
     };
     let run = std::env::var_os("SAGEMESH_RUN").map(PathBuf::from).or_else(|| raw.run.clone());
     let run = run.unwrap_or_else(|| default_run(is_root, &state));
-    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|source| Error::Read { path, source });
-    let (state, run) = (absolute(state)?, absolute(run)?);
+    let absolute = |field: &str, path: PathBuf| {
+        if path.to_str().is_none() {
+            let detail = format!("{} is not UTF-8: choose another directory", path.display());
+            return Err(invalid(field, &detail));
+        }
+        std::path::absolute(&path).map_err(|source| Error::Read { path, source })
+    };
+    let (state, run) = (absolute("state", state)?, absolute("run", run)?);
     Config::new(RawConfig { state: Some(state), run: Some(run), ..raw })
 }
 

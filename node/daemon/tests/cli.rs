@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A machine: a state directory and the commands run on it.
 struct Machine {
@@ -28,7 +30,7 @@ impl Machine {
 
 fn run_in(state: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sagemesh"));
-    command.args(["--state", state.to_str().unwrap()]).args(args);
+    command.arg("--state").arg(state).args(args);
     command.env_remove("SAGEMESH_STATE").env_remove("RUST_BACKTRACE").output().unwrap()
 }
 
@@ -168,4 +170,36 @@ fn the_configuration_in_effect_can_be_seen() {
     let told = succeeds(&pi.run(&["config", "check"]));
     assert!(told.contains("commit_delay_ms = 1000") && told.contains("state = "), "{told}");
     assert!(!pi.state().exists());
+}
+
+#[test]
+fn a_full_state_directory_is_named_and_init_works_once_there_is_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let mounts = |args: &[&str]| {
+        let mount = Command::new("mount").args(args).arg(dir.path()).stderr(Stdio::null()).status();
+        mount.is_ok_and(|status| status.success())
+    };
+    if !mounts(&["-t", "tmpfs", "-o", "size=64k,mode=755", "sagemesh-test"]) {
+        eprintln!("SKIPPED: mounting a small tmpfs needs root and CAP_SYS_ADMIN");
+        return;
+    }
+    let state = dir.path().join("state");
+    let init = || run_in(&state, &["init", "home.mesh", "--name", "pi"]);
+    let on_full = init();
+    let has_space = mounts(&["-o", "remount,size=64m"]);
+    let with_space = init();
+    let unmounted = Command::new("umount").arg("-l").arg(dir.path()).status();
+    assert!(has_space && unmounted.is_ok_and(|status| status.success()));
+    fails(&on_full, 1, "space");
+    fails(&on_full, 1, dir.path().to_str().unwrap());
+    succeeds(&with_space);
+}
+
+#[test]
+fn a_path_that_is_no_text_is_refused() {
+    let pi = Machine::new();
+    let state = pi.dir.path().join(OsStr::from_bytes(b"st\xffte"));
+    fails(&run_in(&state, &["config", "check"]), 2, "UTF-8");
+    fails(&run_in(&state, &["init", "home.mesh", "--name", "pi"]), 2, "UTF-8");
+    assert!(!state.exists());
 }

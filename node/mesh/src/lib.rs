@@ -30,6 +30,9 @@ pub mod gossip;
 pub mod reach;
 pub mod sync;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use config::Config;
 pub use error::Error;
 pub use gossip::{Gossip, Gossiping};

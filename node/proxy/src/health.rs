@@ -231,6 +231,14 @@ impl Streak {
     }
 }
 
+/// Whether the body of an answer says SERVING.
+///
+/// # Errors
+/// What it says instead.
+pub(crate) fn is_serving(body: &[u8]) -> Result<bool, String> {
+    grpc::health(body).map(|answer| answer == Answer::Serving)
+}
+
 /// Succeeds also if the service is busy: the kernel takes connections for it.
 async fn connect(backend: SocketAddr) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(backend).await;

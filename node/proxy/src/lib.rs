@@ -38,6 +38,9 @@ mod socket;
 mod tasks;
 mod trace;
 
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use crate::config::{Config, Tunnel};
 pub use crate::connections::{ConnectionView, Direction};
 pub use crate::error::Error;

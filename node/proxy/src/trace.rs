@@ -18,7 +18,7 @@ pub(crate) fn span(kind: &'static str, headers: &HeaderMap) -> Span {
 }
 
 /// Reads `00-TRACE-SPAN-FLAGS`; `None` if it is malformed or not sampled.
-fn parent(text: &str) -> Option<SpanContext> {
+pub(crate) fn parent(text: &str) -> Option<SpanContext> {
     let mut parts = text.split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_form = version.len() == 2 && trace.len() == 32 && span.len() == 16 && flags.len() == 2;

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use tokio::time::{Instant, sleep};
 
-use crate::fleet::Fleet;
+use daemon::demo::fleet::Fleet;
+
+use crate::machines;
 use crate::report::Report;
 use crate::usage::{self, Usage};
 
@@ -16,13 +19,13 @@ const WINDOW: Duration = Duration::from_secs(120);
 /// Five nodes without services, left alone.
 pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     let window = if is_quick { WINDOW / 4 } else { WINDOW };
-    let fleet = Fleet::start(binary, N_NODES, |_| String::new()).await?;
+    let fleet = machines::start(binary, N_NODES, |_| Vec::new()).await?;
     sleep(SETTLE).await;
     let (before, began) = (measure(&fleet)?, Instant::now());
     sleep(window).await;
     let (after, took) = (measure(&fleet)?, began.elapsed().as_secs_f64());
-    for (host, usage) in fleet.hosts.iter().zip(&after) {
-        let peak = format!("{} after {:.0} s", host.name, took + SETTLE.as_secs_f64());
+    for (node, usage) in fleet.nodes().iter().zip(&after) {
+        let peak = format!("{} after {:.0} s", node.name, took + SETTLE.as_secs_f64());
         crate::line("resident MB", usage.rss_mb, &peak);
     }
     let rate = |of: fn(&Usage) -> f64| {
@@ -39,7 +42,7 @@ pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> a
 }
 
 fn measure(fleet: &Fleet) -> anyhow::Result<Vec<Usage>> {
-    fleet.hosts.iter().map(|host| usage::of(host.pid()?)).collect()
+    fleet.nodes().iter().map(|node| usage::of(node.pid().context("a node ended")?)).collect()
 }
 
 fn worst(report: &mut Report, key: &str, values: &[f64], note: &str) {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use tokio::time::sleep;
 
-use crate::fleet::{ASK_EVERY, Fleet, Host, is_there};
+use daemon::demo::fleet::{Fleet, tail};
+
+use crate::machines::{self, ASK_EVERY, is_there};
 use crate::report::{Report, percentile};
 
 const N_NODES: usize = 5;
@@ -16,21 +18,18 @@ const IN_WITHIN: Duration = Duration::from_secs(60);
 /// New names, one after the other, into five nodes.
 pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     let n_names: usize = if is_quick { 5 } else { 50 };
-    let mut fleet = Fleet::start(binary, N_NODES, |_| String::new()).await?;
+    let mut fleet = machines::start(binary, N_NODES, |_| Vec::new()).await?;
     let (mut all, mut joins, mut ups) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 0..n_names {
+    for _ in 0..n_names {
         // An address of its own: another machine's ARP entry for a former one would hold packets back.
-        let host = fleet.host(&format!("new{n}"), N_NODES + n, "").await?;
-        let (host, times) = newcomer(&mut fleet, host).await?;
+        let idx = fleet.prepare(machines::plan(Vec::new())).await?;
+        let times = newcomer(&mut fleet, idx).await?;
         joins.push(times.joined);
         ups.push(times.up - times.joined);
         all.push(times.seen);
-        crate::line(
-            "join",
-            times.seen,
-            &format!("{}: joined {:.3}, up {:.3}", host.name, times.joined, times.up),
-        );
-        host.discard().await?;
+        let name = &fleet.node(idx).name;
+        crate::line("join", times.seen, &format!("{name}: joined {:.3}, up {:.3}", times.joined, times.up));
+        fleet.leave(idx).await?;
     }
     for values in [&mut all, &mut joins, &mut ups] {
         values.sort_unstable_by(f64::total_cmp);
@@ -56,30 +55,27 @@ struct Times {
     seen: f64,
 }
 
-async fn newcomer(fleet: &mut Fleet, mut host: Host) -> anyhow::Result<(Host, Times)> {
-    let token = fleet.invite(&host.name).await?;
+async fn newcomer(fleet: &mut Fleet, idx: usize) -> anyhow::Result<Times> {
+    let token = fleet.invite(idx, vec!["svc/*".to_owned()]).await?;
+    let mut nodes = machines::watched(fleet)?;
     let began = Instant::now();
-    host.run(&["join", &token]).await?;
+    fleet.join(idx, &token).await?;
     let joined = began.elapsed().as_secs_f64();
-    host.launch()?;
+    fleet.begin(idx)?;
+    let name = fleet.node(idx).name.clone();
     let mut up = None;
-    let mut unaware: Vec<usize> = (0..fleet.hosts.len()).collect();
+    let mut unaware: Vec<usize> = (0..N_NODES).collect();
     while !unaware.is_empty() {
         if began.elapsed() > IN_WITHIN {
-            bail!(
-                "{} is not in: see the logs in {}\n{}",
-                host.name,
-                fleet.keep_logs().display(),
-                host.log_tail()
-            );
+            bail!("{name} is not in{}", tail(&fleet.node(idx).log));
         }
-        if up.is_none() && host.peers().await.is_ok() {
+        if up.is_none() && machines::peers(&mut nodes[idx]).await.is_ok() {
             up = Some(began.elapsed().as_secs_f64());
         }
         let mut still = Vec::new();
         for idx in unaware {
-            let peers = fleet.hosts[idx].peers().await?;
-            if !peers.iter().any(|peer| peer.node == host.name && is_there(peer)) {
+            let peers = machines::peers(&mut nodes[idx]).await?;
+            if !peers.iter().any(|peer| peer.node == name && is_there(peer)) {
                 still.push(idx);
             }
         }
@@ -87,7 +83,5 @@ async fn newcomer(fleet: &mut Fleet, mut host: Host) -> anyhow::Result<(Host, Ti
         sleep(ASK_EVERY).await;
     }
     let seen = began.elapsed().as_secs_f64();
-    let up = up.unwrap_or(seen);
-    host.leave().await?;
-    Ok((host, Times { joined, up, seen }))
+    Ok(Times { joined, up: up.unwrap_or(seen), seen })
 }

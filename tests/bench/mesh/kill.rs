@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,11 @@ use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use daemon::config::RawService;
+use daemon::demo::fleet::{Fleet, Output, tail};
+
 use crate::caller::{DEADLINE, Outcome, now_ns};
-use crate::fleet::Fleet;
+use crate::machines;
 use crate::report::{Report, percentile};
 
 /// Calls a second.
@@ -63,41 +65,49 @@ struct Calls {
 pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     let n_runs = if is_quick { 4 } else { 20 };
     let own = std::env::current_exe()?;
-    let selector = format!("selectors = [\"exe:{}\"]", own.display());
-    let services = |idx: usize| match idx {
-        CALLER => format!("[[service]]\nname = \"caller\"\n{selector}\ncalls = [\"api\"]\n"),
-        _ => format!(
-            "[[service]]\nname = \"api\"\nlisten = \"127.0.0.1:{LOCAL_PORT}\"\nhealth = \"tcp\"\n{selector}\n\
-             allow = [\"svc/caller\"]\n"
-        ),
+    let selectors = vec![format!("exe:{}", own.display())];
+    let services = |idx: usize| {
+        let of = |name: &str| RawService {
+            name: name.to_owned(),
+            selectors: selectors.clone(),
+            ..RawService::default()
+        };
+        vec![match idx {
+            CALLER => RawService { calls: vec!["api".to_owned()], ..of("caller") },
+            _ => RawService {
+                listen: Some(SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))),
+                health: Some("tcp".to_owned()),
+                allow: vec!["svc/caller".to_owned()],
+                ..of("api")
+            },
+        }]
     };
-    let mut fleet = Fleet::start(binary, 1 + SERVING.len(), services).await?;
+    let mut fleet = machines::start(binary, 1 + SERVING.len(), services).await?;
     let mut backends = Vec::new();
     for idx in SERVING {
-        let host = &fleet.hosts[idx];
-        let mut command = host.command(&own);
-        command.args(["serve", "--name", &host.name]);
-        command.args(["--listen", &format!("127.0.0.1:{LOCAL_PORT}")]);
-        command.args(["--listen", &SocketAddr::from((host.address, DIRECT_PORT)).to_string()]);
-        backends.push(command.spawn()?);
+        let node = fleet.node(idx);
+        let direct = SocketAddr::from((node.mesh.ip(), DIRECT_PORT)).to_string();
+        let local = format!("127.0.0.1:{LOCAL_PORT}");
+        let args = ["serve", "--name", &node.name.clone(), "--listen", &local, "--listen", &direct];
+        backends.push(fleet.spawn_in(idx, "api", &own, &args, Output::Log)?);
     }
-    let through_mesh = Calls::start(&fleet, &own, &["127.0.0.1:7480".to_owned()])?;
-    settle(&mut fleet, &through_mesh).await?;
+    let through_mesh = Calls::start(&mut fleet, &own, &["127.0.0.1:7480".to_owned()])?;
+    settle(&fleet, &through_mesh).await?;
     for event in [Event::Sigkill, Event::Cut] {
         let (mut all, mut rivals, mut backs) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..n_runs {
             let victim = SERVING[n % SERVING.len()];
             let rival = match event {
-                Event::Cut if n < RIVAL_RUNS => Some(rival(&fleet, &own).await?),
+                Event::Cut if n < RIVAL_RUNS => Some(rival(&mut fleet, &own).await?),
                 _ => None,
             };
             let seen = strike(&mut fleet, event, victim, &through_mesh, rival.as_ref()).await?;
-            let took = settle(&mut fleet, &through_mesh).await?;
+            let took = settle(&fleet, &through_mesh).await?;
             let (seen, beside) = seen;
             let note = format!(
                 "{} of {}: shift {:.3} s, quiet after {:.3} s, back after {took:.1} s, {:?}",
                 event.name(),
-                fleet.hosts[victim].name,
+                fleet.node(victim).name,
                 seen.shift_s,
                 seen.quiet_s,
                 seen.by_reason
@@ -130,19 +140,19 @@ async fn strike(
     calls: &Calls,
     rival: Option<&Calls>,
 ) -> anyhow::Result<(Seen, Option<Seen>)> {
-    let name = fleet.hosts[victim].name.clone();
+    let name = fleet.node(victim).name.clone();
     let at_ns = now_ns();
     match event {
-        Event::Sigkill => fleet.hosts[victim].kill().await?,
-        Event::Cut => fleet.hosts[victim].cut().await?,
+        Event::Sigkill => fleet.kill(victim).await?,
+        Event::Cut => fleet.cut(victim).await?,
     }
     // Calls that were due at the very end have their deadline still.
     sleep(WATCHED + DEADLINE * 3 / 2).await;
     let seen = judge(&calls.since(at_ns), at_ns, &name);
     let beside = rival.map(|rival| judge(&rival.since(at_ns), at_ns, &name));
     match event {
-        Event::Sigkill => fleet.hosts[victim].up().await?,
-        Event::Cut => fleet.hosts[victim].heal().await?,
+        Event::Sigkill => fleet.up(victim).await?,
+        Event::Cut => fleet.heal(victim).await?,
     }
     Ok((seen, beside))
 }
@@ -211,9 +221,9 @@ fn tell(event: Event, all: &[Seen], rivals: &[Seen], backs: Vec<f64>, report: &m
 }
 
 /// Waits until both instances answer and no call fails; how long that took, in seconds.
-async fn settle(fleet: &mut Fleet, calls: &Calls) -> anyhow::Result<f64> {
+async fn settle(fleet: &Fleet, calls: &Calls) -> anyhow::Result<f64> {
     let began = Instant::now();
-    let names: Vec<_> = SERVING.iter().map(|idx| fleet.hosts[*idx].name.clone()).collect();
+    let names: Vec<_> = SERVING.iter().map(|idx| fleet.node(*idx).name.clone()).collect();
     loop {
         sleep(Duration::from_millis(100)).await;
         let recent = calls.since(now_ns().saturating_sub(1_000_000_000));
@@ -224,28 +234,27 @@ async fn settle(fleet: &mut Fleet, calls: &Calls) -> anyhow::Result<f64> {
             return Ok(began.elapsed().as_secs_f64());
         }
         if began.elapsed() > BACK_WITHIN {
-            let tail: Vec<_> = recent.iter().rev().take(3).collect();
-            let logs = fleet.keep_logs();
-            bail!("not both instances answer: {tail:?}; see the logs in {}", logs.display());
+            let last: Vec<_> = recent.iter().rev().take(3).collect();
+            bail!("not both instances answer: {last:?}{}", tail(&fleet.node(CALLER).log));
         }
     }
 }
 
-async fn rival(fleet: &Fleet, own: &Path) -> anyhow::Result<Calls> {
-    let direct = SERVING.map(|idx| SocketAddr::from((fleet.hosts[idx].address, DIRECT_PORT)).to_string());
+async fn rival(fleet: &mut Fleet, own: &Path) -> anyhow::Result<Calls> {
+    let direct = SERVING.map(|idx| SocketAddr::from((fleet.node(idx).mesh.ip(), DIRECT_PORT)).to_string());
     let calls = Calls::start(fleet, own, &direct)?;
     sleep(Duration::from_secs(1)).await;
     Ok(calls)
 }
 
 impl Calls {
-    fn start(fleet: &Fleet, own: &Path, to: &[String]) -> anyhow::Result<Self> {
-        let mut command = fleet.hosts[CALLER].command(own);
-        command.args(["call", "--service", "api", "--rate", &RATE.to_string()]);
+    fn start(fleet: &mut Fleet, own: &Path, to: &[String]) -> anyhow::Result<Self> {
+        let rate = RATE.to_string();
+        let mut args = vec!["call", "--service", "api", "--rate", &rate];
         for address in to {
-            command.args(["--to", address]);
+            args.extend(["--to", address]);
         }
-        let mut process = command.stdout(Stdio::piped()).spawn()?;
+        let mut process = fleet.spawn_in(CALLER, "caller", own, &args, Output::Pipe)?;
         let mut lines = BufReader::new(process.stdout.take().context("it is piped")?).lines();
         let seen = Arc::<Mutex<Vec<Outcome>>>::default();
         let (mut reader, shared) = (JoinSet::new(), Arc::clone(&seen));

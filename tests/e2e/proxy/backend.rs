@@ -18,6 +18,9 @@ use tokio_util::sync::CancellationToken;
 /// How many pieces of four bytes `Drip` answers.
 pub const DRIPS: u32 = 75_000;
 
+/// The name of a service that fails every call, whatever is said of its health.
+pub const LIAR: &str = "liar";
+
 /// What a backend has seen.
 #[derive(Default)]
 pub struct Seen {
@@ -122,6 +125,11 @@ async fn serve(
     seen.heads.lock().unwrap().push(parts);
     seen.begun.notify_one();
     match &*path {
+        _ if name == LIAR => {
+            let mut response = head(name);
+            response.headers_mut().insert("grpc-status", HeaderValue::from_static("14"));
+            let _ = respond.send_response(response, true);
+        }
         "/t.T/Echo" => {
             let mut response = head(name);
             if let Some(encoding) = encoding {

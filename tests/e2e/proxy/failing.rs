@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use types::Reason;
 
-use super::backend::{Service, send};
+use super::backend::{LIAR, Service, send};
 use super::street::{self, Street, grpc, message, receive, request};
 use crate::town::within;
 
@@ -133,6 +133,29 @@ async fn calls_shift_to_the_endpoint_that_is_left() {
         client.echo(b"x").await.is_ok();
     }
     drop(tv);
+    pi.settles().await;
+}
+
+#[tokio::test]
+async fn a_service_that_lies_about_its_health_loses_its_calls_to_another() {
+    let (mut street, pi, _nas, honest) = Street::pair().await;
+    let liar = Service::start(LIAR).await;
+    // Its node believes it and offers it as well.
+    let tv = street.house("tv", "echo", grpc(liar.address), "svc/web").await;
+    let endpoints = street.endpoints();
+    pi.change(|table| table.endpoints = endpoints);
+    let mut client = pi.client().await;
+    let mut n_failed = 0;
+    for _ in 0..500 {
+        n_failed += usize::from(client.echo(b"").await.status() != Some(0));
+    }
+    assert!(n_failed > 0, "it was believed at first");
+    assert!(n_failed <= 20, "{n_failed} of 500 calls failed");
+    assert_eq!(liar.seen.n(), n_failed, "every call that it got, and no more");
+    assert_eq!(honest.seen.n(), 500 - n_failed);
+    let service = "echo".parse().unwrap();
+    let view = pi.handle.explain(&service).into_iter().find(|it| it.endpoint.id.node == tv.node.domain);
+    assert!(matches!(view.unwrap().state, route::State::Ejected { .. }));
     pi.settles().await;
 }
 

@@ -34,6 +34,51 @@ async fn streams_that_are_reset_in_a_flood_harm_nobody_else() {
 }
 
 #[tokio::test]
+async fn ten_thousand_streams_of_one_peer_are_bounded_and_harm_nobody_else() {
+    let (street, pi, nas, service) = Street::pair().await;
+    let mut other = pi.client().await;
+    other.echo(b"before").await.is_ok();
+    let svids = street.net.svids(&pi.node, &pi.node.service("web"));
+    let client = tls::Client::new(tls::Pq::Require, vec![b"h2".to_vec()], svids, street.net.map.subscribe());
+    let stream = TcpStream::connect(nas.inbound).await.unwrap();
+    let expected = tls::Expect::Id(nas.node.service("echo"));
+    let (stream, _) = client.connect(stream, expected).await.unwrap();
+    // One that takes no notice of how many streams it may have.
+    let mut builder = h2::client::Builder::new();
+    let builder = builder.initial_max_send_streams(10_000).max_local_error_reset_streams(None);
+    let (mut send, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+    let mut calls = Vec::new();
+    while calls.len() < 10_000
+        && let Ok(call) = send.send_request(request("echo", "Hang"), false)
+    {
+        calls.push(call);
+    }
+    assert_eq!(calls.len(), 10_000);
+    let mut flood = tokio::task::JoinSet::new();
+    flood.spawn(async {
+        let _ = connection.await;
+    });
+    let n_max = proxy::Config::default().streams_max as usize;
+    within("a refusal of what is too much", async {
+        let (last, _) = calls.pop().unwrap();
+        last.await.unwrap_err();
+    })
+    .await;
+    other.echo(b"during").await.is_ok();
+    // The calls of another are among them.
+    assert!(service.seen.n() <= n_max + 2, "{} calls came through", service.seen.n());
+    drop((calls, send, flood));
+    other.echo(b"after").await.is_ok();
+    within("the end of all it began", async {
+        while nas.handle.connections().iter().any(|it| it.in_flight > 0) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(nas.handle.count(proxy::Count::ConnectionPanicked), 0);
+}
+
+#[tokio::test]
 async fn headers_beyond_the_bound_are_refused_and_the_connection_stays() {
     let (_street, pi, _nas, service) = Street::pair().await;
     let mut client = pi.client().await;

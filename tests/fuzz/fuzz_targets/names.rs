@@ -1,4 +1,4 @@
-//! Names, ids and digests as text: whatever is read prints as it was, and what is printed is read.
+//! Names, ids, rules and digests as text: whatever is read prints as it was, and what is printed is read.
 #![no_main]
 
 use std::fmt::Display;
@@ -7,6 +7,7 @@ use std::str::FromStr;
 use libfuzzer_sys::fuzz_target;
 
 use identity::Scope;
+use route::Rule;
 use types::event::EventId;
 use types::{Digest, MeshName, NodeName, PeerId, Reason, ServiceName, SpiffeId, TrustDomain};
 
@@ -16,6 +17,7 @@ fuzz_target!(init: sagemesh_fuzz::seed::write([
     "spiffe://pi.home.mesh/node".to_owned(),
     "spiffe://pi.home.mesh/svc/api".to_owned(),
     "spiffe://home.mesh/operator/ada".to_owned(),
+    "operator/ada".to_owned(),
     "svc/a, svc/b,svc/*".to_owned(),
     PeerId([7; 32]).to_string(),
     Digest([7; 32]).to_string(),
@@ -30,6 +32,7 @@ fuzz_target!(init: sagemesh_fuzz::seed::write([
     check::<PeerId>(text);
     check::<Digest>(text);
     check::<EventId>(text);
+    check::<Rule>(text);
     if let Some(reason) = Reason::from_code(text) {
         assert_eq!(reason.code(), text);
     }

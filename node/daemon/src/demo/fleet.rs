@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use proto::identity::v1::CreateInvitationRequest;
 use proto::identity::v1::identity_service_client::IdentityServiceClient;
-use proto::mesh::v1::GetStatusRequest;
 use proto::mesh::v1::mesh_service_client::MeshServiceClient;
+use proto::mesh::v1::{GetStatusRequest, LeaveRequest};
 use types::MeshName;
 
 use crate::config::RawService;
@@ -137,6 +137,22 @@ impl Fleet {
         Ok(self.nodes.len() - 1)
     }
 
+    /// Makes the folder, the network and the configuration of one more node, which neither joins nor runs. Answers
+    /// its index.
+    ///
+    /// # Errors
+    /// There are enough, or the system refuses.
+    pub async fn prepare(&mut self, plan: Plan) -> anyhow::Result<usize> {
+        let idx = self.nodes.len();
+        if idx >= NODES_MAX {
+            bail!("a fleet has at most {NODES_MAX} nodes");
+        }
+        let place = self.wires.connect(idx, &mut self.ledger).await?;
+        let node = Node::make(&self.config.dir, idx, place, plan, &mut self.wires)?;
+        self.nodes.push(node);
+        Ok(idx)
+    }
+
     /// How many nodes there are, those included that do not run.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -248,26 +264,13 @@ impl Fleet {
         Ok(())
     }
 
-    /// Makes the folder, the network and the configuration of the next node.
-    async fn prepare(&mut self, plan: Plan) -> anyhow::Result<()> {
-        let idx = self.nodes.len();
-        if idx >= NODES_MAX {
-            bail!("a fleet has at most {NODES_MAX} nodes");
-        }
-        let place = self.wires.connect(idx, &mut self.ledger).await?;
-        let node = Node::make(&self.config.dir, idx, place, plan, &mut self.wires)?;
-        self.nodes.push(node);
-        Ok(())
-    }
-
     /// Has nodes join, all at a time.
     async fn join_all(&mut self, plans: Vec<Plan>) -> anyhow::Result<()> {
         let first = self.nodes.len();
         let mut joining = Vec::new();
         for plan in plans {
             let scope = plan.scope.clone();
-            self.prepare(plan).await?;
-            let idx = self.nodes.len() - 1;
+            let idx = self.prepare(plan).await?;
             let token = self.invite(idx, scope).await?;
             joining.push(self.step(idx, &["join".as_ref(), token.as_ref()])?);
         }
@@ -283,14 +286,38 @@ impl Fleet {
         Ok(())
     }
 
-    /// An invitation by the first node.
-    async fn invite(&self, idx: usize, scope: Vec<String>) -> anyhow::Result<String> {
+    /// An invitation by the first node, for one that was prepared.
+    ///
+    /// # Errors
+    /// The first node does not answer, or refuses.
+    pub async fn invite(&self, idx: usize, scope: Vec<String>) -> anyhow::Result<String> {
         let mut founder = IdentityServiceClient::new(self.nodes[0].channel()?);
         let request = CreateInvitationRequest { node: self.nodes[idx].name.clone(), scope, ttl_s: 0 };
         let answer = timeout(STEP_MAX, founder.create_invitation(request)).await;
         let answer = answer.map_err(Into::into).and_then(|it| it.map_err(anyhow::Error::from));
         let name = &self.nodes[idx].name;
         Ok(answer.with_context(|| format!("failed to invite {name}"))?.into_inner().token)
+    }
+
+    /// Has a node that was prepared join by a token. It does not run then.
+    ///
+    /// # Errors
+    /// It was refused, with the last lines of its log.
+    pub async fn join(&mut self, idx: usize, token: &str) -> anyhow::Result<()> {
+        self.finish_step(idx, &["join".as_ref(), token.as_ref()]).await
+    }
+
+    /// Has a node tell the mesh that it leaves, and waits until it ended.
+    ///
+    /// # Errors
+    /// It does not run, or does not end.
+    pub async fn leave(&mut self, idx: usize) -> anyhow::Result<()> {
+        let node = &mut self.nodes[idx];
+        let Some(mut child) = node.child.take() else { bail!("{} does not run", node.name) };
+        let mut client = MeshServiceClient::new(node.channel()?);
+        client.leave(LeaveRequest {}).await.with_context(|| format!("{} does not leave", node.name))?;
+        let ended = timeout(STOP_MAX, child.wait()).await;
+        ended.with_context(|| format!("{} left and did not end", node.name))?.map(drop).map_err(Into::into)
     }
 
     async fn finish_step(&mut self, idx: usize, args: &[&OsStr]) -> anyhow::Result<()> {

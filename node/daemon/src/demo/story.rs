@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use proto::mesh::v1::{Liveness, Peer};
 use proto::service::v1::{Health, Service};
+use types::Reason;
 
 use super::watch::Said;
 use crate::shop::Line;
 
 /// Lines of the customers that make up "now": a second.
 pub(super) const NOW_LINES: usize = 4;
+/// How long after a node was killed the calls are told of that were in flight on it: a customer waits for two
+/// seconds at most, and prints every quarter of one.
+const IN_FLIGHT_FOR: Duration = Duration::from_millis(2500);
 /// Remarks that are kept.
 const REMARKS_MAX: usize = 200;
 
@@ -35,6 +39,9 @@ pub(super) struct Loss {
     /// The last time that calls failed, or were answered there.
     last_touched: Option<Instant>,
     pub(super) failed: u64,
+    /// Those of them that had been sent and not answered when the node died: none but the caller can know
+    /// whether they may be repeated.
+    pub(super) in_flight: u64,
     /// Calls that went well after the last that did not.
     ok_since: u64,
     pub(super) restarted: Option<Instant>,
@@ -147,6 +154,7 @@ impl Story {
             dead: BTreeMap::new(),
             last_touched: None,
             failed: 0,
+            in_flight: 0,
             ok_since: 0,
             restarted: None,
             back: BTreeSet::new(),
@@ -264,6 +272,10 @@ impl Loss {
         let is_there = line.by_node.get(lost).is_some_and(|n| *n > 0);
         let Some(restarted) = self.restarted else {
             self.failed += line.failed;
+            if self.at.elapsed() <= IN_FLIGHT_FOR {
+                let lost = line.by_reason.iter().filter(|(reason, _)| is_lost(reason));
+                self.in_flight += lost.map(|(_, n)| n).sum::<u64>();
+            }
             if line.failed > 0 || is_there {
                 self.last_touched = Some(Instant::now());
                 self.ok_since = 0;
@@ -309,4 +321,10 @@ impl Loss {
     pub(super) fn serves(&self) -> Option<Duration> {
         self.serves
     }
+}
+
+/// Whether the mesh says of a call that it broke off after it had been sent; what it has not sent, it sends
+/// elsewhere.
+fn is_lost(reason: &str) -> bool {
+    reason.split_once('/').is_some_and(|(_, mesh)| mesh == Reason::CallLost.code())
 }

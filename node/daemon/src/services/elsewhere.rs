@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use api::node::{Health, Service};
-use membership::Liveness;
+use identity::Scope;
+use membership::{Liveness, Record};
 use mesh::gossip::Known;
 use proto::service::v1;
 use types::{PeerId, Reason, ServiceName, TrustDomain};
@@ -24,11 +25,7 @@ impl Services {
         for (peer, known) in peers.iter() {
             let (Some(member), Some(record)) = (members.by_peer(peer), &known.record) else { continue };
             let Some(address) = self.address(peer, known) else { continue };
-            for entry in record.entries() {
-                let Some((name, offer)) = read_offer(&entry.key, &entry.value) else { continue };
-                if !member.scope.holds(&name) {
-                    continue;
-                }
+            for (name, offer) in offers(record, &member.scope) {
                 let is_there = matches!(known.liveness, Liveness::Alive | Liveness::Suspect);
                 let is_healthy = is_there && offer.unhealthy.is_empty();
                 let found = endpoint(&member.domain, &name, address, is_healthy);
@@ -73,6 +70,12 @@ impl Services {
     }
 }
 
+/// What a member offers of what it may speak for. All else that it says counts for nothing.
+fn offers<'a>(record: &'a Record, scope: &'a Scope) -> impl Iterator<Item = (ServiceName, v1::Offer)> + 'a {
+    let read = record.entries().iter().filter_map(|entry| read_offer(&entry.key, &entry.value));
+    read.filter(|(name, _)| scope.holds(name))
+}
+
 /// One node that offers one service.
 pub(super) fn endpoint(
     node: &TrustDomain,
@@ -82,4 +85,44 @@ pub(super) fn endpoint(
 ) -> route::Endpoint {
     let id = route::EndpointId { node: node.clone(), service: service.clone() };
     route::Endpoint { id, address, is_healthy }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use identity::SoftKeys;
+    use membership::{Config, Input, Membership, Outbox};
+    use rand::SeedableRng;
+    use types::{KeySlot, Now};
+
+    use super::*;
+
+    /// What a node says that was told to say it.
+    fn record(keys: &[&str]) -> Record {
+        let secret = tls::random::secret(KeySlot::Node);
+        let own = SoftKeys::new([(KeySlot::Node, &secret)]).expect("a key");
+        let (now, rng) = (Now::read(), rand_chacha::ChaCha8Rng::seed_from_u64(1));
+        let mut core = Membership::new(now, Config::default(), Arc::new(own), rng).expect("a key");
+        for key in keys {
+            core.put(now, key, b"").expect("a short entry");
+        }
+        core.handle(now.after(Duration::from_secs(60)), Input::Tick, &mut Outbox::default());
+        core.own_record().clone()
+    }
+
+    #[test]
+    fn an_endpoint_outside_its_nodes_scope_is_no_endpoint() {
+        #[track_caller]
+        fn check(scope: &str, expected: &[&str]) {
+            let said = record(&["service/api", "service/db", "mesh/reach"]);
+            let scope = scope.parse().expect("a scope");
+            let names: Vec<_> = offers(&said, &scope).map(|(name, _)| name.to_string()).collect();
+            assert_eq!(names, expected, "{scope}");
+        }
+        check("", &[]);
+        check("svc/api", &["api"]);
+        check("svc/web", &[]);
+        check("svc/*", &["api", "db"]);
+    }
 }

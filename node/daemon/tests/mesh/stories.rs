@@ -161,6 +161,22 @@ fn grpcurl(args: &[&str]) -> Output {
 }
 
 #[test]
+fn a_service_beyond_its_nodes_scope_is_offered_to_nobody() {
+    let (pi, tv, _service) = pair();
+    let db = echo(&tv, "svc/web").replace("\"echo\"", "\"db\"").replace(":9000", ":9001");
+    let _db = serves(&format!("{}:9001", tv.ip));
+    tv.configure(&format!("{}{db}", echo(&tv, "svc/web")));
+    tv.does(&["reload"]);
+    let told = tv.run(&["why", "db"]);
+    let told = String::from_utf8_lossy(&told.stdout);
+    assert!(told.contains("SVID_OUT_OF_SCOPE") && told.contains("sagemesh scope tv +svc/db"), "{told}");
+    assert_eq!(calls(&outbound(&pi), &["unary"])["unary"][0], "hi", "the other goes on");
+    let shown = pi.json(&["services"]);
+    let names: Vec<_> = shown.as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+    assert!(names.contains(&json!("echo")) && !names.contains(&json!("db")), "{shown}");
+}
+
+#[test]
 fn a_token_makes_one_machine_a_member_once() {
     let pi = founder("");
     let (tv, nas) = (Machine::new(), Machine::new());
@@ -266,7 +282,13 @@ fn a_node_that_cannot_start_says_what_to_do() {
     let pi = Machine::new();
     pi.is_refused(&["up"], 1, "sagemesh init");
     pi.does(&["init", "home.mesh", "--name", "pi"]);
-    for (port, field) in [(7400, "mesh.listen"), (7443, "api.listen"), (7450, "proxy.inbound")] {
+    for (port, field) in [
+        (7400, "mesh.listen"),
+        (7443, "api.listen"),
+        (7450, "proxy.inbound"),
+        (7470, "telemetry.listen"),
+        (7480, "proxy.outbound"),
+    ] {
         let _taken = TcpListener::bind((pi.ip.as_str(), port)).unwrap();
         pi.is_refused(&["up"], 1, field);
     }

@@ -140,7 +140,7 @@ async fn read(mut body: RecvStream) -> Result<(Bytes, HeaderMap), String> {
     Ok((whole.freeze(), trailers.unwrap_or_default()))
 }
 
-fn health(body: &[u8]) -> Result<Answer, String> {
+pub(super) fn health(body: &[u8]) -> Result<Answer, String> {
     let malformed = || "the answer to the health check is no message of grpc.health.v1".to_owned();
     let (prefix, message) = body.split_first_chunk::<PREFIX_LEN>().ok_or_else(malformed)?;
     let [is_compressed, len @ ..] = *prefix;
