@@ -38,7 +38,7 @@ pub enum Flood {
 
 /// How many kinds of floods there are.
 const N_FLOODS: usize = 11;
-/// What a useful frame gives back to each budget but that of resets.
+/// What a useful frame gives back to the budgets that grow with use.
 const PER_USEFUL: u32 = 2;
 
 impl Flood {
@@ -168,8 +168,11 @@ impl Budgets {
 
     /// What was earned since the last refill, or since the beginning.
     fn refill(&mut self, flood: Flood, now_ms: u32, limit: Limit) -> u32 {
-        let n_earned =
-            if flood == Flood::Resets { self.n_ended } else { self.n_useful.wrapping_mul(PER_USEFUL) };
+        let n_earned = match flood {
+            Flood::Resets => self.n_ended,
+            Flood::Settings | Flood::HeaderLists | Flood::Interim | Flood::Continuations => 0,
+            _ => self.n_useful.wrapping_mul(PER_USEFUL),
+        };
         let mark = &mut self.refilled[flood as usize];
         let by_time = u64::from(now_ms.saturating_sub(mark.at_ms)) * u64::from(limit.per_second) / 1000;
         let by_use = u64::from(n_earned.wrapping_sub(mark.n_earned));
