@@ -13,10 +13,51 @@ pub(crate) struct Facts {
     pub(crate) content_length: Option<u64>,
     /// 0 in requests and trailers.
     pub(crate) status: u16,
+    /// Whether the method is HEAD.
+    pub(crate) is_head: bool,
+}
+
+/// What fields are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Request = 1,
+    Response = 2,
+    Trailers = 3,
+}
+
+impl Facts {
+    /// The facts as a number that is not 0, for blocks that come again. None for those that seldom do.
+    pub(crate) const fn verdict(self, kind: Kind) -> Option<u64> {
+        match self.content_length {
+            Some(_) => None,
+            None => Some((self.status as u64) << 8 | (self.is_head as u64) << 4 | kind as u64),
+        }
+    }
+
+    /// The facts that a verdict on fields of this kind stands for.
+    const fn of(verdict: u64, kind: Kind) -> Option<Self> {
+        if verdict & 0xf != kind as u64 {
+            return None;
+        }
+        let status = (verdict >> 8 & 0xffff) as u16;
+        Some(Self { content_length: None, status, is_head: verdict & 0x10 != 0 })
+    }
+}
+
+/// Checks fields that are to be of a kind.
+pub(crate) fn check(kind: Kind, fields: &Fields) -> Result<Facts, Malformed> {
+    if let Some(facts) = Facts::of(fields.verdict, kind) {
+        return Ok(facts);
+    }
+    match kind {
+        Kind::Request => request(fields),
+        Kind::Response => response(fields),
+        Kind::Trailers => trailers(fields),
+    }
 }
 
 /// Checks the fields of a request.
-pub(crate) fn request(fields: &Fields) -> Result<Facts, Malformed> {
+fn request(fields: &Fields) -> Result<Facts, Malformed> {
     let mut pseudo = Pseudo::default();
     let mut host = None;
     let facts = read(fields, |field| {
@@ -51,7 +92,7 @@ pub(crate) fn request(fields: &Fields) -> Result<Facts, Malformed> {
         (Some(authority), Some(host)) if !authority.eq_ignore_ascii_case(host) => {
             Err(Malformed("`host` and :authority differ"))
         }
-        _ => Ok(facts),
+        _ => Ok(Facts { is_head: method == b"HEAD", ..facts }),
     }
 }
 
@@ -64,7 +105,7 @@ struct Pseudo<'a> {
 }
 
 /// Checks the fields of an answer, interim ones included.
-pub(crate) fn response(fields: &Fields) -> Result<Facts, Malformed> {
+fn response(fields: &Fields) -> Result<Facts, Malformed> {
     let mut status = 0;
     let facts = read(fields, |field| {
         if !field.known.is_pseudo() {
@@ -88,7 +129,7 @@ pub(crate) fn response(fields: &Fields) -> Result<Facts, Malformed> {
 }
 
 /// Checks the fields of trailers.
-pub(crate) fn trailers(fields: &Fields) -> Result<Facts, Malformed> {
+fn trailers(fields: &Fields) -> Result<Facts, Malformed> {
     read(fields, |field| match field.known.is_pseudo() {
         true => Err(Malformed("trailers have no pseudo-header fields")),
         false => Ok(()),

@@ -4,8 +4,8 @@ use crate::code::Code;
 use crate::error::Error;
 use crate::flood::Flood;
 use crate::frame::{Head, flag};
-use crate::hpack::{Fit, Name};
-use crate::message::{self, Facts, Malformed};
+use crate::hpack::Fit;
+use crate::message::{self, Facts, Kind, Malformed};
 use crate::streams::{Slot, Stream, state};
 
 use super::receive::{Event, Lent, Message};
@@ -155,7 +155,7 @@ impl Conn {
             return self.refuse(id, is_end, Code::REFUSED_STREAM, lent).map(|()| None);
         }
         let facts = match fit {
-            Fit::Whole => message::request(lent.fields).and_then(|facts| bounded(facts, is_end)),
+            Fit::Whole => self.judge(Kind::Request, lent).and_then(|facts| bounded(facts, is_end)),
             Fit::TooLong => Ok(Facts::default()),
         };
         let facts = match facts {
@@ -164,7 +164,7 @@ impl Conn {
         };
         let mut slot = Slot::new(0, self.peer.window.cast_signed(), self.config.stream_window);
         slot.state = state::REMOTE_HEAD | if is_end { state::REMOTE_ENDED } else { 0 };
-        if lent.fields.value(Name::Method) == Some(b"HEAD") {
+        if facts.is_head {
             slot.state |= state::IS_HEAD;
         }
         slot.length_left = facts.content_length;
@@ -184,7 +184,8 @@ impl Conn {
         lent: &mut Lent<'_>,
     ) -> Result<Option<Event<'static>>, Error> {
         let is_end = start.is_end;
-        let Some(slot) = self.streams.get_mut(stream) else { return Ok(None) };
+        let Some(slot) = self.streams.get(stream) else { return Ok(None) };
+        let kind = if slot.is(state::REMOTE_HEAD) { Kind::Trailers } else { Kind::Response };
         if slot.is(state::REMOTE_ENDED) {
             return self.reset_own(
                 stream,
@@ -199,15 +200,17 @@ impl Conn {
         if start.is_own_parent {
             return self.reset_own(stream, Code::PROTOCOL_ERROR, "a stream depends on itself", lent);
         }
-        let message = match slot.is(state::REMOTE_HEAD) {
-            true => end_message(slot, lent, is_end),
-            false => begin_answer(slot, lent, is_end),
-        };
+        let facts = self.judge(kind, lent);
+        let Some(slot) = self.streams.get_mut(stream) else { return Ok(None) };
+        let message = facts.and_then(|facts| match kind {
+            Kind::Trailers => end_message(slot, is_end),
+            _ => begin_answer(slot, facts, is_end),
+        });
+        let token = slot.token;
         let message = match message {
             Ok(message) => message,
             Err(Malformed(rule)) => return self.reset_own(stream, Code::PROTOCOL_ERROR, rule, lent),
         };
-        let token = slot.token;
         if matches!(message, Message::Interim { .. }) {
             self.spend(Flood::Interim, lent.now)?;
         }
@@ -218,14 +221,26 @@ impl Conn {
     }
 }
 
+impl Conn {
+    /// Checks the fields that were decoded last.
+    fn judge(&mut self, kind: Kind, lent: &Lent<'_>) -> Result<Facts, Malformed> {
+        let facts = message::check(kind, lent.fields)?;
+        if lent.fields.verdict == 0
+            && let Some(verdict) = facts.verdict(kind)
+        {
+            self.decoder.keep_verdict(verdict);
+        }
+        Ok(facts)
+    }
+}
+
 /// The stream that a priority says another depends on.
 pub(super) fn parent(priority: &[u8; PRIORITY_LEN]) -> u32 {
     let [id_3, id_2, id_1, id_0, _] = *priority;
     u32::from_be_bytes([id_3, id_2, id_1, id_0]) & crate::frame::WINDOW_MAX
 }
 
-fn begin_answer(slot: &mut Slot, lent: &Lent<'_>, is_end: bool) -> Result<Message, Malformed> {
-    let facts = message::response(lent.fields)?;
+fn begin_answer(slot: &mut Slot, facts: Facts, is_end: bool) -> Result<Message, Malformed> {
     if facts.status < 200 {
         return match is_end {
             true => Err(Malformed("an interim answer ends the stream")),
@@ -240,11 +255,10 @@ fn begin_answer(slot: &mut Slot, lent: &Lent<'_>, is_end: bool) -> Result<Messag
     Ok(Message::Response { status: facts.status })
 }
 
-fn end_message(slot: &Slot, lent: &Lent<'_>, is_end: bool) -> Result<Message, Malformed> {
+fn end_message(slot: &Slot, is_end: bool) -> Result<Message, Malformed> {
     if !is_end {
         return Err(Malformed("trailers end the stream"));
     }
-    message::trailers(lent.fields)?;
     match slot.length_left {
         None | Some(0) => Ok(Message::Trailers),
         Some(_) => Err(Malformed("a body is not as long as `content-length` says")),

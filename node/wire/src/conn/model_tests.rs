@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::frame;
 use crate::{Event, Message, Stream};
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 60;
 
 /// One direction of one stream.
 #[derive(Default)]

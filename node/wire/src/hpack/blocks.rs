@@ -1,6 +1,7 @@
 //! What constant fields were encoded to.
 
 use super::fields::{Entry, Fields};
+use super::name::Class;
 
 /// Most blocks that one encoder keeps.
 const N_BLOCKS: usize = 32;
@@ -39,6 +40,9 @@ impl Picked {
     }
 }
 
+/// Most kinds of lists for which a guess is kept: requests, answers, trailers.
+const N_GUESSES: usize = 8;
+
 /// A hash of a field whose name is known. It looks at the beginning, the middle and the end of the value.
 pub(super) fn hash(entry: &Entry, value: &[u8]) -> u64 {
     let head = u64::from(entry.value_len) << 8 | entry.name as u64;
@@ -64,6 +68,8 @@ pub(super) struct Blocks {
     blocks: Vec<Block>,
     /// Which one is replaced next.
     next: usize,
+    /// Which one was found last for lists that begin with the same name.
+    guesses: [u8; N_GUESSES],
 }
 
 #[derive(Debug, Default)]
@@ -73,15 +79,35 @@ struct Block {
     n_changes: u64,
     /// The fields: name, length and value of each.
     key: Vec<u8>,
+    /// Those before the first that is not constant, as they lay in their list, and the arena up to their end. Lists
+    /// that begin alike are compared faster.
+    lead: Vec<Entry>,
+    lead_bytes: Vec<u8>,
+    /// How much of `key` is theirs.
+    lead_key_len: usize,
     encoded: Vec<u8>,
 }
 
 impl Blocks {
+    /// What the constant fields of a list were encoded to, and which they are, if they are those of the last list
+    /// of its kind. `fields` are no more than [`FIELDS_MAX`].
+    pub(super) fn guess(&self, fields: &Fields, n_changes: u64) -> Option<(&[u8], u64)> {
+        let guess = self.guesses[place(fields)?];
+        let block = self.blocks.get(usize::from(guess)).filter(|block| block.n_changes == n_changes)?;
+        Some((&block.encoded, block.find_in(fields)?))
+    }
+
     /// What these fields were encoded to with a table that has not changed since.
-    pub(super) fn find(&self, fields: &Fields, picked: Picked, n_changes: u64) -> Option<&[u8]> {
-        let is_it = |block: &&Block| block.hash == picked.hash && block.n_changes == n_changes;
-        let block = self.blocks.iter().find(is_it)?;
-        block.is_of(fields, picked).then_some(&block.encoded)
+    pub(super) fn find(&mut self, fields: &Fields, picked: Picked, n_changes: u64) -> Option<&[u8]> {
+        let is_it = |block: &Block| block.hash == picked.hash && block.n_changes == n_changes;
+        let at = self.blocks.iter().position(is_it)?;
+        if self.blocks[at].find_in(fields) != Some(picked.bits) {
+            return None;
+        }
+        if let (Some(place), Ok(at)) = (place(fields), u8::try_from(at)) {
+            self.guesses[place] = at;
+        }
+        Some(&self.blocks[at].encoded)
     }
 
     /// Keeps what these fields were encoded to.
@@ -109,30 +135,61 @@ impl Blocks {
             block.key.extend_from_slice(&head(entry));
             block.key.extend_from_slice(fields.field(entry).value);
         }
+        block.keep_lead(fields);
         block.encoded.clear();
         block.encoded.extend_from_slice(encoded);
     }
 
     /// Bytes of memory that it holds.
     pub(super) fn memory(&self) -> usize {
-        let inside: usize = self.blocks.iter().map(|it| it.key.capacity() + it.encoded.capacity()).sum();
+        let bytes = |it: &Block| it.key.capacity() + it.encoded.capacity() + it.lead_bytes.capacity();
+        let entries: usize = self.blocks.iter().map(|it| it.lead.capacity()).sum();
+        let inside = self.blocks.iter().map(bytes).sum::<usize>() + entries * size_of::<Entry>();
         self.blocks.capacity() * size_of::<Block>() + inside
     }
 }
 
 impl Block {
-    fn is_of(&self, fields: &Fields, picked: Picked) -> bool {
-        let mut key = self.key.as_slice();
-        for entry in picked.of(fields) {
-            let Some((first, rest)) = key.split_first_chunk::<3>() else { return false };
-            let Some((value, rest)) = rest.split_at_checked(entry.value_len as usize) else { return false };
-            if *first != head(entry) || value != fields.field(entry).value {
-                return false;
+    fn keep_lead(&mut self, fields: &Fields) {
+        let is_constant = |entry: &&Entry| entry.name.class() == Class::Constant;
+        self.lead.clear();
+        self.lead.extend(fields.entries.iter().take_while(is_constant));
+        let end = |it: &Entry| (it.start + it.name_len + it.value_len) as usize;
+        let len = self.lead.iter().map(end).max().unwrap_or(0);
+        self.lead_bytes.clear();
+        self.lead_bytes.extend_from_slice(&fields.bytes[..len]);
+        self.lead_key_len = self.lead.iter().map(|it| 3 + it.value_len as usize).sum();
+    }
+
+    /// The constant fields of a list, one bit each, if they are those that the block stands for.
+    fn find_in(&self, fields: &Fields) -> Option<u64> {
+        let (mut key, mut bits, n_lead) = (self.key.as_slice(), 0, self.lead.len());
+        let has_lead = fields.entries.get(..n_lead) == Some(&self.lead)
+            && fields.bytes.get(..self.lead_bytes.len()) == Some(&self.lead_bytes);
+        let n_same = if has_lead { n_lead } else { 0 };
+        if has_lead {
+            key = key.get(self.lead_key_len..)?;
+            bits = 1_u64.unbounded_shl(n_lead as u32).wrapping_sub(1);
+        }
+        for (at, entry) in fields.entries.iter().enumerate().skip(n_same) {
+            if entry.name.class() != Class::Constant {
+                continue;
+            }
+            let (first, rest) = key.split_first_chunk::<3>()?;
+            let (value, rest) = rest.split_at_checked(entry.value_len as usize)?;
+            if *first != head(entry) || value != fields.field(entry).value || entry.is_never_indexed {
+                return None;
             }
             key = rest;
+            bits |= 1 << at;
         }
-        key.is_empty()
+        key.is_empty().then_some(bits)
     }
+}
+
+/// Where the guess for lists of this kind is kept.
+fn place(fields: &Fields) -> Option<usize> {
+    fields.entries.first().map(|entry| entry.name as usize % N_GUESSES)
 }
 
 /// The name and the length of a value that a key has room for.

@@ -54,7 +54,7 @@ impl Decoder {
     pub fn decode(&mut self, block: &[u8], size_max: usize, fields: &mut Fields) -> Result<Fit, Error> {
         fields.clear();
         let n_changes = self.n_changes;
-        if let Some(recent) = &self.recent
+        if let Some(recent) = &mut self.recent
             && !self.must_resize
             && recent.load(block, n_changes, size_max, fields)
         {
@@ -65,6 +65,14 @@ impl Decoder {
             self.recent.get_or_insert_default().offer(block, n_changes, fields);
         }
         Ok(fit)
+    }
+
+    /// Keeps what the reader made of the fields of the last block, to be seen in [`Fields`] when the same block comes
+    /// again. Does nothing for blocks that are not kept.
+    pub(crate) fn keep_verdict(&mut self, verdict: u64) {
+        if let Some(recent) = &mut self.recent {
+            recent.keep_verdict(verdict);
+        }
     }
 
     /// Bytes of memory that it holds.
@@ -84,14 +92,13 @@ impl Decoder {
         while let Some(&first) = input.first() {
             if first & 0x80 != 0 {
                 let found = self.table.get(read_number(&mut input, 7)?).ok_or(Error::Index)?;
-                if room.takes(found.name.len() + found.value.len()) {
+                if room.takes(found.bytes.len()) {
                     let start = offset(fields.bytes.len());
-                    fields.bytes.extend_from_slice(found.name);
-                    fields.bytes.extend_from_slice(found.value);
+                    fields.bytes.extend_from_slice(found.bytes);
                     fields.entries.push(Entry {
                         start,
-                        name_len: offset(found.name.len()),
-                        value_len: offset(found.value.len()),
+                        name_len: offset(found.name_len),
+                        value_len: offset(found.bytes.len() - found.name_len),
                         name: found.traits.name,
                         is_never_indexed: false,
                     });
@@ -145,7 +152,7 @@ impl Decoder {
             }
             idx => {
                 let found = self.table.get(idx).ok_or(Error::Index)?;
-                fields.bytes.extend_from_slice(found.name);
+                fields.bytes.extend_from_slice(found.name());
                 found.traits
             }
         };

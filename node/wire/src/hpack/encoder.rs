@@ -101,29 +101,42 @@ impl Encoder {
     /// the others in theirs.
     pub fn encode(&mut self, fields: &Fields, out: &mut Vec<u8>) {
         self.announce(out);
-        let Some(constant) = pick(fields) else {
+        let Some(constant) = self.encode_constant(fields, out) else {
             for entry in &fields.entries {
                 self.write(entry, fields.field(entry), out);
             }
             return;
         };
-        match self.blocks.find(fields, constant, self.n_changes) {
-            Some(block) => out.extend_from_slice(block),
-            None => {
-                let (start, n_changes) = (out.len(), self.n_changes);
-                for entry in constant.of(fields) {
-                    self.write_constant(entry, fields.field(entry), out);
-                }
-                if self.n_changes == n_changes && self.has_seen(constant.hash) {
-                    self.blocks.keep(fields, constant, n_changes, &out[start..]);
-                }
-            }
-        }
         let all = if fields.len() == FIELDS_MAX { u64::MAX } else { (1 << fields.len()) - 1 };
-        let rest = Picked { bits: all & !constant.bits, hash: 0 };
+        let rest = Picked { bits: all & !constant, hash: 0 };
         for entry in rest.of(fields) {
             self.write(entry, fields.field(entry), out);
         }
+    }
+
+    /// Encodes the constant fields of a list, and says which they are, one bit each. None if there are too many
+    /// fields, or if the order of fields of one name could change.
+    fn encode_constant(&mut self, fields: &Fields, out: &mut Vec<u8>) -> Option<u64> {
+        if fields.len() > FIELDS_MAX {
+            return None;
+        }
+        if let Some((block, bits)) = self.blocks.guess(fields, self.n_changes) {
+            out.extend_from_slice(block);
+            return Some(bits);
+        }
+        let constant = pick(fields)?;
+        if let Some(block) = self.blocks.find(fields, constant, self.n_changes) {
+            out.extend_from_slice(block);
+            return Some(constant.bits);
+        }
+        let (start, n_changes) = (out.len(), self.n_changes);
+        for entry in constant.of(fields) {
+            self.write_constant(entry, fields.field(entry), out);
+        }
+        if self.n_changes == n_changes && self.has_seen(constant.hash) {
+            self.blocks.keep(fields, constant, n_changes, &out[start..]);
+        }
+        Some(constant.bits)
     }
 
     /// Bytes of memory that it holds.
@@ -249,12 +262,8 @@ impl Encoder {
     }
 }
 
-/// The constant fields of a list. None if there are too many fields, or if the order of fields of one name
-/// could change.
+/// The constant fields of a list that is no longer than [`FIELDS_MAX`]. None if one of them is not to be indexed.
 fn pick(fields: &Fields) -> Option<Picked> {
-    if fields.len() > FIELDS_MAX {
-        return None;
-    }
     let mut picked = Picked::none();
     for (at, entry) in fields.entries.iter().enumerate() {
         if entry.name.class() == Class::Constant {

@@ -10,10 +10,12 @@ pub struct Fields {
     pub(super) entries: Vec<Entry>,
     /// Whether a name or a value that was decoded has bytes that it must not have.
     pub(crate) is_flawed: bool,
+    /// What the reader of a block that came again made of it (see [`super::Decoder::keep_verdict`]); 0 if nothing.
+    pub(crate) verdict: u64,
 }
 
 /// Where one field lies. Its value follows its name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) start: u32,
     pub(super) name_len: u32,
@@ -46,6 +48,7 @@ impl Fields {
         self.bytes.clear();
         self.entries.clear();
         self.is_flawed = false;
+        self.verdict = 0;
     }
 
     /// How many fields there are.

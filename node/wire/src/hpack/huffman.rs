@@ -74,14 +74,16 @@ impl Canon {
         canon
     }
 
-    /// The symbol that 32 bits begin with, and the length of its code. None if they begin with the end-of-string
-    /// symbol, or with a part of it.
-    fn symbol(&self, bits: u32) -> Option<(u8, u32)> {
-        (LENGTH_MIN..=LENGTH_MAX).find_map(|length| {
+    /// The symbol that `n` bits, at the top, begin with, and the length of its code. None if they begin with the
+    /// end-of-string symbol, or with less than a symbol.
+    fn first(&self, bits: u64, n: u32) -> Option<(u8, u32)> {
+        let bits = ((bits | (u64::MAX >> n)) >> 32) as u32;
+        let found = (LENGTH_MIN..=LENGTH_MAX).find_map(|length| {
             let code = (bits >> (32 - length)).wrapping_sub(self.first[length]);
-            (code < self.n[length])
-                .then(|| (self.symbols[self.start[length] + code as usize], LENGTHS_U32[length]))
-        })
+            let is_it = code < self.n[length];
+            is_it.then(|| (self.symbols[self.start[length] + code as usize], LENGTHS_U32[length]))
+        });
+        found.filter(|(_, length)| *length <= n)
     }
 }
 
@@ -166,35 +168,37 @@ pub fn decode(mut source: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
                 source = rest;
             }
         }
-        if n < 30 {
+        if n < FAST_BITS as u32 {
             break;
         }
-        while n >= 30 {
+        while n >= FAST_BITS as u32 {
             let step = FAST[(bits >> (64 - FAST_BITS)) as usize];
-            let length = if step.n > 0 {
+            if step.n > 0 {
                 out[at..at + 2].copy_from_slice(&step.symbols);
                 at += usize::from(step.n);
-                u32::from(step.bits)
-            } else {
-                let (symbol, length) = CANON.symbol((bits >> 32) as u32).ok_or(Error::Huffman)?;
-                out[at] = symbol;
-                at += 1;
-                length
-            };
+                bits <<= step.bits;
+                n -= u32::from(step.bits);
+                continue;
+            }
+            if n < LENGTH_MAX as u32 && !source.is_empty() {
+                break;
+            }
+            let (symbol, length) = CANON.first(bits, n).ok_or(Error::Huffman)?;
+            out[at] = symbol;
+            at += 1;
             bits <<= length;
             n -= length;
         }
     }
-    // The last few symbols, one by one. What follows the last bit reads as padding.
-    while let Some((symbol, length)) = CANON.symbol(((bits | (u64::MAX >> n)) >> 32) as u32)
-        && length <= n
-    {
+    // The last few bits. What follows them reads as padding.
+    while bits | (u64::MAX >> n) != u64::MAX {
+        let (symbol, length) = CANON.first(bits, n).ok_or(Error::Huffman)?;
         out[at] = symbol;
         at += 1;
         bits <<= length;
         n -= length;
     }
-    if n > PADDING_MAX || (bits | (u64::MAX >> n)) != u64::MAX {
+    if n > PADDING_MAX {
         return Err(Error::Huffman);
     }
     out.truncate(at);

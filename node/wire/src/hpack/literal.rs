@@ -44,15 +44,18 @@ pub(super) fn read_number(input: &mut &[u8], prefix: u32) -> Result<usize, Error
 }
 
 /// Writes a number behind the bits of `first` that are not the prefix's.
-#[expect(clippy::cast_possible_truncation, reason = "seven bits are taken at a time")]
+#[inline]
 pub(super) fn write_number(first: u8, prefix: u32, number: usize, out: &mut Vec<u8>) {
-    let mask = (1_usize << prefix) - 1;
-    if number < mask {
-        out.push(first | number as u8);
-        return;
+    let mask = (1_u8 << prefix) - 1;
+    match u8::try_from(number) {
+        Ok(number) if number < mask => out.push(first | number),
+        _ => write_long_number(first | mask, number - usize::from(mask), out),
     }
-    out.push(first | mask as u8);
-    let mut rest = number - mask;
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "seven bits are taken at a time")]
+fn write_long_number(first: u8, mut rest: usize, out: &mut Vec<u8>) {
+    out.push(first);
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);
         rest >>= 7;

@@ -15,6 +15,8 @@ pub(super) struct Recent {
     blocks: [Option<Box<Block>>; N_BLOCKS],
     /// Of the last block of each place that was not kept.
     candidates: [u64; N_BLOCKS],
+    /// Which one was loaded last, if that was the last that happened.
+    loaded: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -25,6 +27,7 @@ struct Block {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     is_flawed: bool,
+    verdict: u64,
     /// The fields' size as a list.
     size: usize,
 }
@@ -32,15 +35,26 @@ struct Block {
 impl Recent {
     /// Fills `fields` if this block was decoded already, to no more than `size_max`, with a table that has not
     /// changed since.
-    pub(super) fn load(&self, raw: &[u8], n_changes: u64, size_max: usize, fields: &mut Fields) -> bool {
-        let Some(block) = place(raw).and_then(|(at, _)| self.blocks[at].as_deref()) else { return false };
+    pub(super) fn load(&mut self, raw: &[u8], n_changes: u64, size_max: usize, fields: &mut Fields) -> bool {
+        self.loaded = None;
+        let Some((at, _)) = place(raw) else { return false };
+        let Some(block) = self.blocks[at].as_deref() else { return false };
         if block.n_changes != n_changes || block.raw != raw || block.size > size_max {
             return false;
         }
         fields.bytes.extend_from_slice(&block.bytes);
         fields.entries.extend_from_slice(&block.entries);
         fields.is_flawed = block.is_flawed;
+        fields.verdict = block.verdict;
+        self.loaded = Some(at);
         true
+    }
+
+    /// Keeps what the reader made of the block that was loaded last.
+    pub(super) fn keep_verdict(&mut self, verdict: u64) {
+        if let Some(block) = self.loaded.and_then(|at| self.blocks[at].as_deref_mut()) {
+            block.verdict = verdict;
+        }
     }
 
     /// Keeps a block and the fields it was decoded to, if it came before.
@@ -56,6 +70,7 @@ impl Recent {
         block.bytes.clone_from(&fields.bytes);
         block.entries.clone_from(&fields.entries);
         block.is_flawed = fields.is_flawed;
+        block.verdict = 0;
         block.size = fields.size();
         block.n_changes = n_changes;
     }

@@ -26,16 +26,52 @@ pub(super) static STATIC: [(&str, &str); N_STATIC] = [
     ("transfer-encoding", ""), ("user-agent", ""), ("vary", ""), ("via", ""), ("www-authenticate", ""),
 ];
 
-/// What is known of the names of the static table.
-static STATIC_NAMES: [Name; N_STATIC] = {
-    let mut names = [Name::Unknown; N_STATIC];
-    let mut at = 0;
+/// The static table as it is read: names and values in one piece.
+static FLAT: Flat = Flat::new();
+
+struct Flat {
+    bytes: [u8; FLAT_LEN],
+    /// Where each entry begins, and where the last one ends.
+    starts: [usize; N_STATIC + 1],
+    names: [Name; N_STATIC],
+}
+
+/// Bytes of all names and values.
+const FLAT_LEN: usize = {
+    let (mut len, mut at) = (0, 0);
     while at < N_STATIC {
-        names[at] = Name::of_const(STATIC[at].0.as_bytes());
+        len += STATIC[at].0.len() + STATIC[at].1.len();
         at += 1;
     }
-    names
+    len
 };
+
+impl Flat {
+    const fn new() -> Self {
+        let mut flat =
+            Self { bytes: [0; FLAT_LEN], starts: [0; N_STATIC + 1], names: [Name::Unknown; N_STATIC] };
+        let (mut len, mut at) = (0, 0);
+        while at < N_STATIC {
+            let (name, value) = (STATIC[at].0.as_bytes(), STATIC[at].1.as_bytes());
+            flat.names[at] = Name::of_const(name);
+            let mut from = 0;
+            while from < name.len() + value.len() {
+                flat.bytes[len] = if from < name.len() { name[from] } else { value[from - name.len()] };
+                from += 1;
+                len += 1;
+            }
+            at += 1;
+            flat.starts[at] = len;
+        }
+        flat
+    }
+
+    fn get(&self, at: usize) -> Option<Found<'_>> {
+        let (start, end) = (*self.starts.get(at)?, *self.starts.get(at + 1)?);
+        let traits = Traits { name: self.names[at], is_name_flawed: false, is_value_flawed: false };
+        Some(Found { bytes: &self.bytes[start..end], name_len: STATIC[at].0.len(), traits })
+    }
+}
 
 /// The fewest dead bytes for which the arena is moved together.
 const SLACK: usize = 256;
@@ -53,9 +89,16 @@ pub(super) struct Traits {
 /// One entry of either table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found<'a> {
-    pub(super) name: &'a [u8],
-    pub(super) value: &'a [u8],
+    /// Its name, and its value behind it.
+    pub(super) bytes: &'a [u8],
+    pub(super) name_len: usize,
     pub(super) traits: Traits,
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn name(&self) -> &'a [u8] {
+        &self.bytes[..self.name_len]
+    }
 }
 
 /// A dynamic table. Its entries lie one after the other in an arena whose front dies away.
@@ -99,20 +142,13 @@ impl Table {
 
     /// The entry of either table that has this index.
     pub(super) fn get(&self, idx: usize) -> Option<Found<'_>> {
-        if let Some(entry) = idx.checked_sub(1).and_then(|at| STATIC.get(at)) {
-            let name = STATIC_NAMES[idx - 1];
-            let traits = Traits { name, is_name_flawed: false, is_value_flawed: false };
-            return Some(Found { name: entry.0.as_bytes(), value: entry.1.as_bytes(), traits });
+        if idx <= N_STATIC {
+            return FLAT.get(idx.checked_sub(1)?);
         }
-        let back = idx.checked_sub(N_STATIC + 1)?;
-        let kept = self.entries.get(self.entries.len().checked_sub(back + 1)?)?;
+        let kept = self.entries.get((self.entries.len() + N_STATIC).checked_sub(idx)?)?;
         let start = kept.at.wrapping_sub(self.moved) as usize;
-        let value = start + kept.name_len as usize;
-        Some(Found {
-            name: &self.bytes[start..value],
-            value: &self.bytes[value..start + kept.len()],
-            traits: kept.traits,
-        })
+        let bytes = &self.bytes[start..start + kept.len()];
+        Some(Found { bytes, name_len: kept.name_len as usize, traits: kept.traits })
     }
 
     /// Adds an entry, and drops old ones until there is room. One that is larger than the table empties it.
@@ -183,9 +219,12 @@ mod tests {
 
     #[test]
     fn names_know_their_place_in_the_static_table() {
-        for (at, (text, _)) in STATIC.iter().enumerate() {
+        for (at, (text, value)) in STATIC.iter().enumerate() {
             let name = Name::of(text.as_bytes());
-            assert_eq!(STATIC_NAMES[at], name);
+            assert_eq!(FLAT.names[at], name);
+            let found = FLAT.get(at).expect("it is there");
+            assert_eq!(found.bytes, [text.as_bytes(), value.as_bytes()].concat());
+            assert_eq!(found.name(), text.as_bytes());
             if name != Name::Unknown {
                 let first = STATIC.iter().position(|(it, _)| it == text).map(|at| at + 1);
                 assert_eq!(first, Some(usize::from(name.static_idx())), "{text}");
@@ -202,7 +241,7 @@ mod tests {
             let field =
                 Field { name: b"n", value: value.as_bytes(), known: Name::Unknown, is_never_indexed: false };
             table.insert(field, traits);
-            assert_eq!(table.get(N_STATIC + 1).map(|it| it.value), Some(value.as_bytes()));
+            assert_eq!(table.get(N_STATIC + 1).map(|it| &it.bytes[1..]), Some(value.as_bytes()));
         }
         assert!(table.memory() < 16 << 10, "{}", table.memory());
         assert!(table.size <= 4096);
