@@ -169,7 +169,7 @@ impl Block {
         let n_same = if has_lead { n_lead } else { 0 };
         if has_lead {
             key = key.get(self.lead_key_len..)?;
-            bits = 1_u64.unbounded_shl(n_lead as u32).wrapping_sub(1);
+            bits = if n_lead < FIELDS_MAX { (1 << n_lead) - 1 } else { u64::MAX };
         }
         for (at, entry) in fields.entries.iter().enumerate().skip(n_same) {
             if entry.name.class() != Class::Constant {

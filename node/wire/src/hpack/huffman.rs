@@ -24,7 +24,7 @@ const LENGTH_MAX: usize = 30;
 /// Bits that the fast table is indexed by.
 const FAST_BITS: usize = 12;
 /// The most bits of padding.
-const PADDING_MAX: u32 = 7;
+const PADDING_MAX: usize = 7;
 
 static CANON: Canon = Canon::new();
 static FAST: [Step; 1 << FAST_BITS] = fast();
@@ -76,27 +76,16 @@ impl Canon {
 
     /// The symbol that `n` bits, at the top, begin with, and the length of its code. None if they begin with the
     /// end-of-string symbol, or with less than a symbol.
-    fn first(&self, bits: u64, n: u32) -> Option<(u8, u32)> {
+    fn first(&self, bits: u64, n: usize) -> Option<(u8, usize)> {
         let bits = ((bits | (u64::MAX >> n)) >> 32) as u32;
         let found = (LENGTH_MIN..=LENGTH_MAX).find_map(|length| {
             let code = (bits >> (32 - length)).wrapping_sub(self.first[length]);
             let is_it = code < self.n[length];
-            is_it.then(|| (self.symbols[self.start[length] + code as usize], LENGTHS_U32[length]))
+            is_it.then(|| (self.symbols[self.start[length] + code as usize], length))
         });
         found.filter(|(_, length)| *length <= n)
     }
 }
-
-/// Lengths as what shifts take.
-const LENGTHS_U32: [u32; LENGTH_MAX + 1] = {
-    let mut lengths = [0; LENGTH_MAX + 1];
-    let mut at = 1;
-    while at <= LENGTH_MAX {
-        lengths[at] = lengths[at - 1] + 1;
-        at += 1;
-    }
-    lengths
-};
 
 /// What twelve bits begin with.
 #[derive(Clone, Copy)]
@@ -152,15 +141,15 @@ pub fn decode(mut source: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     // Two more than the most symbols: a step always writes two.
     out.resize(at + source.len() * 8 / LENGTH_MIN + 2, 0);
     // The next `n` bits, at the top.
-    let (mut bits, mut n) = (0_u64, 0_u32);
+    let (mut bits, mut n) = (0_u64, 0_usize);
     loop {
         if let Some(chunk) = source.first_chunk::<8>() {
             bits |= u64::from_be_bytes(*chunk) >> n;
             let n_bytes = (63 - n) / 8;
-            source = &source[n_bytes as usize..];
+            source = &source[n_bytes..];
             n += n_bytes * 8;
         } else {
-            while n <= 56
+            while n < 56
                 && let Some((byte, rest)) = source.split_first()
             {
                 bits |= u64::from(*byte) << (56 - n);
@@ -168,19 +157,19 @@ pub fn decode(mut source: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
                 source = rest;
             }
         }
-        if n < FAST_BITS as u32 {
+        if n < FAST_BITS {
             break;
         }
-        while n >= FAST_BITS as u32 {
+        while n >= FAST_BITS {
             let step = FAST[(bits >> (64 - FAST_BITS)) as usize];
             if step.n > 0 {
                 out[at..at + 2].copy_from_slice(&step.symbols);
                 at += usize::from(step.n);
                 bits <<= step.bits;
-                n -= u32::from(step.bits);
+                n -= usize::from(step.bits);
                 continue;
             }
-            if n < LENGTH_MAX as u32 && !source.is_empty() {
+            if n < LENGTH_MAX && !source.is_empty() {
                 break;
             }
             let (symbol, length) = CANON.first(bits, n).ok_or(Error::Huffman)?;
