@@ -247,6 +247,8 @@ impl Conn {
 #[cfg(test)]
 mod cost_tests;
 #[cfg(test)]
+mod flood_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod testing;

@@ -185,3 +185,19 @@ impl Conn {
 
 /// The longest frame that this end sends.
 const SENT_MAX: u32 = frame::LEN_MIN;
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{End, Told, raw};
+    use super::*;
+    use crate::config::Config;
+    use crate::frame::kind;
+
+    #[test]
+    fn pings_come_back() {
+        let mut end = End::ready(Role::Client, Config::default());
+        end.conn.ping(77, &mut end.out);
+        assert_eq!(end.out, raw(kind::PING, 0, 0, &77_u64.to_be_bytes()));
+        assert_eq!(end.feed(&raw(kind::PING, flag::ACK, 0, &77_u64.to_be_bytes())), Ok(vec![Told::Pong(77)]));
+    }
+}

@@ -118,7 +118,7 @@ impl Conn {
 
     /// Takes leave: the peer is to open no more streams. Those that it has opened go on; [`Conn::is_drained`] says
     /// when they are over. A server first warns, and names its last stream when it is sure that the peer was warned, so
-    /// that no stream is lost. Does nothing when said again.
+    /// that no stream is lost; who waits no longer for that says [`Conn::leave_now`]. Does nothing when said again.
     pub fn leave(&mut self, out: &mut Vec<u8>) {
         if self.leaving != Leaving::No || self.failed.is_some() {
             return;

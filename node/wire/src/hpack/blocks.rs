@@ -156,6 +156,10 @@ impl Block {
         self.lead.extend(fields.entries.iter().take_while(is_constant));
         let end = |it: &Entry| (it.start + it.name_len + it.value_len) as usize;
         let len = self.lead.iter().map(end).max().unwrap_or(0);
+        if len > KEY_LEN_MAX {
+            self.lead.clear();
+        }
+        let len = if self.lead.is_empty() { 0 } else { len };
         self.lead_bytes.clear();
         self.lead_bytes.extend_from_slice(&fields.bytes[..len]);
         self.lead_key_len = self.lead.iter().map(|it| 3 + it.value_len as usize).sum();

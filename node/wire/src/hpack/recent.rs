@@ -5,6 +5,8 @@ use super::fields::Entry;
 
 /// The longest block that is worth keeping. Long ones have fields that differ from call to call.
 const BLOCK_LEN_MAX: usize = 256;
+/// Most bytes of fields that are kept with their block: a short one may refer to much.
+const FIELDS_LEN_MAX: usize = 2048;
 /// Most blocks that are kept: requests for a few methods, or answers and trailers.
 const N_BLOCKS: usize = 8;
 
@@ -59,7 +61,7 @@ impl Recent {
 
     /// Keeps a block and the fields it was decoded to, if it came before.
     pub(super) fn offer(&mut self, raw: &[u8], n_changes: u64, fields: &Fields) {
-        let Some((at, hash)) = place(raw) else { return };
+        let Some((at, hash)) = place(raw).filter(|_| fields.bytes.len() <= FIELDS_LEN_MAX) else { return };
         if self.candidates[at] != hash {
             self.candidates[at] = hash;
             return;
