@@ -114,8 +114,17 @@ pub fn write_headers(
     encode(out);
     let frame_max = frame_max as usize;
     let (body, n_bytes) = (start + HEAD_LEN, out.len() - start - HEAD_LEN);
-    // Room for the heads of all further frames is made from the last one backwards, so that each piece moves once.
-    let n_more = n_bytes.saturating_sub(1) / frame_max;
+    let n_more = if n_bytes > frame_max { split(stream, body, frame_max, out) } else { 0 };
+    let flags = if n_more == 0 { flag::END_HEADERS } else { 0 } | if is_end { flag::END_STREAM } else { 0 };
+    let head = Head { len: len(n_bytes.min(frame_max)), kind: kind::HEADERS, flags, stream };
+    out[start..body].copy_from_slice(&head.bytes());
+}
+
+/// Makes CONTINUATION frames of what follows the first `frame_max` bytes of a block that begins at `body`, and says
+/// how many. Room for their heads is made from the last one backwards, so that each piece moves once.
+fn split(stream: u32, body: usize, frame_max: usize, out: &mut Vec<u8>) -> usize {
+    let n_bytes = out.len() - body;
+    let n_more = (n_bytes - 1) / frame_max;
     out.resize(out.len() + n_more * HEAD_LEN, 0);
     for at in (1..=n_more).rev() {
         let (from, to) = (at * frame_max, n_bytes.min((at + 1) * frame_max));
@@ -125,9 +134,7 @@ pub fn write_headers(
         let head = Head { len: len(to - from), kind: kind::CONTINUATION, flags, stream };
         out[place - HEAD_LEN..place].copy_from_slice(&head.bytes());
     }
-    let flags = if n_more == 0 { flag::END_HEADERS } else { 0 } | if is_end { flag::END_STREAM } else { 0 };
-    let head = Head { len: len(n_bytes.min(frame_max)), kind: kind::HEADERS, flags, stream };
-    out[start..body].copy_from_slice(&head.bytes());
+    n_more
 }
 
 /// Appends a RST_STREAM frame.

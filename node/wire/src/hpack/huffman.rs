@@ -78,11 +78,15 @@ impl Canon {
     /// end-of-string symbol, or with less than a symbol.
     fn first(&self, bits: u64, n: usize) -> Option<(u8, usize)> {
         let bits = ((bits | (u64::MAX >> n)) >> 32) as u32;
-        let found = (LENGTH_MIN..=LENGTH_MAX).find_map(|length| {
-            let code = (bits >> (32 - length)).wrapping_sub(self.first[length]);
-            let is_it = code < self.n[length];
-            is_it.then(|| (self.symbols[self.start[length] + code as usize], length))
-        });
+        let step = FAST[(bits >> (32 - FAST_BITS)) as usize];
+        let found = match step.n {
+            0 => (FAST_BITS + 1..=LENGTH_MAX).find_map(|length| {
+                let code = (bits >> (32 - length)).wrapping_sub(self.first[length]);
+                let is_it = code < self.n[length];
+                is_it.then(|| (self.symbols[self.start[length] + code as usize], length))
+            }),
+            _ => Some((step.symbols[0], usize::from(LENGTHS[usize::from(step.symbols[0])]))),
+        };
         found.filter(|(_, length)| *length <= n)
     }
 }

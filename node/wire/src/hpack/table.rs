@@ -141,6 +141,7 @@ impl Table {
     }
 
     /// The entry of either table that has this index.
+    #[inline]
     pub(super) fn get(&self, idx: usize) -> Option<Found<'_>> {
         if idx <= N_STATIC {
             return FLAT.get(idx.checked_sub(1)?);
