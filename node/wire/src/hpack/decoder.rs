@@ -43,7 +43,11 @@ impl Decoder {
     /// Changes what the table may grow to, once the other end has acknowledged it.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-        self.must_resize |= self.table.size_max() > limit;
+        if self.table.size_max() > limit {
+            self.must_resize = true;
+            // No block is what it was before the size is set.
+            self.n_changes += 1;
+        }
     }
 
     /// Decodes one whole block in the place of what `fields` had. Stops filling them in, and goes on decoding, when
@@ -55,7 +59,6 @@ impl Decoder {
         fields.clear();
         let n_changes = self.n_changes;
         if let Some(recent) = &mut self.recent
-            && !self.must_resize
             && recent.load(block, n_changes, size_max, fields)
         {
             return Ok(Fit::Whole);
