@@ -1,8 +1,8 @@
 """Two network namespaces joined by a cable, and the processes in them.
 
-Side `a` (10.77.0.1) has the callers, side `b` (10.77.0.2) the services. All that is made lies below one cache
-directory. Everything that was started ends with the ground, however that ends; what a killed run left ends when the next
-one begins. Needs root.
+Side `a` (10.77.0.1) has the callers, side `b` (10.77.0.2) the services. All that is made lies below one
+cache directory. Everything that was started ends with the ground, however that ends; what a killed run left
+ends when the next one begins. Needs root.
 """
 
 import fcntl
@@ -93,7 +93,9 @@ class Ground:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failure("another benchmark or conformance run has the namespaces: wait until it ends") from None
+            raise Failure(
+                "another benchmark or conformance run has the namespaces: wait until it ends"
+            ) from None
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: sys.exit(130))
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -142,7 +144,12 @@ class Ground:
         log = self.dir / "run" / f"{name}.log"
         with open(log, "w") as out:
             popen = subprocess.Popen(
-                self.inside(side, argv), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **options
+                self.inside(side, argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                **options,
             )
         process = Process(name, popen, log)
         self.processes.append(process)
@@ -174,9 +181,14 @@ class Ground:
 
 def command(*argv, timeout=60, **options):
     """Runs a command and answers its output."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **options)
+    line = " ".join(map(str, argv))
+    options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL} | options
+    try:
+        done = subprocess.run(argv, timeout=timeout, **options)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"`{line}` took longer than {timeout} s") from None
     if done.returncode != 0:
-        raise Failure(f"`{' '.join(map(str, argv))}` failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+        raise Failure(f"`{line}` failed: {(done.stderr or done.stdout).strip()[-2000:]}")
     return done.stdout
 
 

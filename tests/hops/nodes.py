@@ -15,7 +15,8 @@ OUTBOUND = "127.0.0.1:7480"
 INBOUND_PORT = 7450
 # One worker thread, as the other proxies have one: read by tokio, whose runtime the node runs on.
 ONE_WORKER = {"TOKIO_WORKER_THREADS": "1"}
-READ_URL = "import sys, urllib.request; sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
+# A program that prints what a URL answers.
+READ_URL = "import sys, urllib.request as it; print(it.urlopen(sys.argv[1], timeout=10).read().decode())"
 
 
 class Node:
@@ -42,7 +43,9 @@ class Node:
     def up(self, within_s=60, wrapper=()):
         """Starts it and waits until it answers. `wrapper` is a command that runs it."""
         argv = [*wrapper, self.binary, "--config", self.dir / "config.toml", "up"]
-        self.process = self.ground.start(f"node-{self.side}", self.side, argv, env={**os.environ, **ONE_WORKER})
+        self.process = self.ground.start(
+            f"node-{self.side}", self.side, argv, env={**os.environ, **ONE_WORKER}
+        )
         self.ground.wait_for(f"the start of node {self.side}", self.answers, within_s, [self.process])
 
     def answers(self):
@@ -111,10 +114,22 @@ class Pair:
             node.configure(services)
             node.cli("reload")
 
-    def mldsa_links(self):
+    def mldsa_ends(self):
         """How many of the two ends of their link say that it is X25519MLKEM768 and ML-DSA-65."""
         peers = [peer for node in (self.a, self.b) for peer in node.cli("peers") if peer["linked"]]
         return sum((it["tls_group"], it["tls_signature"]) == ("X25519MLKEM768", "ML-DSA-65") for it in peers)
+
+    def calling_connections(self):
+        """The connections by which `a` called `b`, as it logged them: those of X25519MLKEM768 and ML-DSA-65, and
+        all others."""
+        lines = [
+            line
+            for line in self.a.process.log.read_text().splitlines()
+            if "proxy::connections: connected" in line
+        ]
+        is_good = lambda line: 'tls.curve="X25519MLKEM768"' in line and '.signature="ML_DSA_65"' in line
+        n_good = sum(map(is_good, lines))
+        return n_good, len(lines) - n_good
 
     def rss_mb(self):
         """Resident memory of both."""

@@ -43,12 +43,32 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser(prog="make bench-dataplane", description=__doc__.splitlines()[0])
-    several = lambda known: lambda text: [it for it in text.split(",") if it in known or parser.error(f"{it} is none of {', '.join(known)}")]
+
+    def several(known):
+        def parse(text):
+            unknown = [it for it in text.split(",") if it not in known]
+            if unknown:
+                parser.error(f"{unknown[0]} is none of {', '.join(known)}")
+            return text.split(",")
+
+        return parse
+
+    known = list(workloads(False))
     parser.add_argument("--rounds", type=int, help=f"rounds of all workloads [default: {ROUNDS}]")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it works")
-    parser.add_argument("--only", type=several(list(workloads(False))), default=list(DEFAULT), metavar="WORKLOADS", help="such as sat100x10,few4x1")
-    parser.add_argument("--systems", type=several(ALL), default=list(ALL), metavar="SYSTEMS", help=f"of {','.join(ALL)}")
-    parser.add_argument("--callgrind", action="store_true", help="count instructions for each call instead, under valgrind")
+    parser.add_argument(
+        "--only",
+        type=several(known),
+        default=list(DEFAULT),
+        metavar="WORKLOADS",
+        help="such as sat100x10,few4x1",
+    )
+    parser.add_argument(
+        "--systems", type=several(ALL), default=list(ALL), metavar="SYSTEMS", help=f"of {','.join(ALL)}"
+    )
+    parser.add_argument(
+        "--callgrind", action="store_true", help="count instructions for each call instead, under valgrind"
+    )
     parser.add_argument("--binary", type=Path, required=True, help="the node's program")
     parser.add_argument("--pd", type=Path, required=True, help="the benchmark's own programs")
     args = parser.parse_args()

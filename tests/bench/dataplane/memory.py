@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+from bench.dataplane.control import ask
 from bench.dataplane.systems import US
 from bench.dataplane.workloads import load
 
@@ -22,7 +23,9 @@ def idle(bench, system):
     at_rest = rss(system.hops)
     for conns in CONNS:
         argv = [bench.pd, "idle", "--target", system.target, *system.args, "--conns", conns]
-        caller = subprocess.Popen(ground.inside("a", argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        caller = subprocess.Popen(
+            ground.inside("a", argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         try:
             caller.stdout.readline()
             time.sleep(SETTLE_S)
@@ -35,7 +38,8 @@ def idle(bench, system):
 def of_nodes(bench, is_quick):
     """The figures of our nodes, which are founded and still have no service; ends with fresh nodes that serve.
 
-    The proxy cannot be switched off. A node without services comes nearest: its proxy holds its ports, and nothing else.
+    The proxy cannot be switched off. A node without services comes nearest: its proxy holds its ports, and
+    nothing else.
     """
     pair = bench.pair
     wait = 2.0 if is_quick else 10.0
@@ -58,7 +62,9 @@ def of_nodes(bench, is_quick):
     time.sleep(after_s)
     after = pair.rss_mb()
     print(f"\n### memory of both nodes, MB\n")
-    print(f"| no service | with services, one call made | before the burst | at its end | {after_s} s later |")
+    print(
+        f"| no service | with services, one call made | before the burst | at its end | {after_s} s later |"
+    )
     print("|---|---|---|---|---|")
     print(f"| {without:.1f} | {with_proxy:.1f} | {before:.1f} | {peak:.1f} | {after:.1f} |", flush=True)
     return {
@@ -71,7 +77,6 @@ def of_nodes(bench, is_quick):
 
 def ready(bench):
     """Waits until calls are answered."""
-    from bench.dataplane.control import ask
 
     def is_answered():
         return ask(bench, bench.pd, 1).get("ok") == 1

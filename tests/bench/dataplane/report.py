@@ -5,6 +5,8 @@ from statistics import median
 
 # Draws of the bootstrap.
 N_DRAWS = 2000
+COLUMNS = ("system", "n", "rps", "p50 µs", "p99 µs", "CPU-s/100k, both hops", "user %", "at rest, CPU %")
+COLUMNS += ("CPU-s/100k, all", "RSS MB", "errors")
 FIGURES = ("rps", "p50_us", "p99_us", "proxy_cpu_100k", "total_cpu_100k", "rss_mb")
 
 
@@ -12,8 +14,7 @@ def table(rows):
     """A table for each workload; medians over rounds."""
     for workload in dict.fromkeys(row["wl"] for row in rows):
         print(f"\n### {workload}\n")
-        print("| system | n | rps | p50 µs | p99 µs | CPU-s/100k, both hops | user % | at rest, CPU % | CPU-s/100k, all | RSS MB | errors |")
-        print("|---|---|---|---|---|---|---|---|---|---|---|")
+        print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
         for system in dict.fromkeys(row["sys"] for row in rows):
             of = [row for row in rows if (row["wl"], row["sys"]) == (workload, system)]
             if not of:
@@ -47,7 +48,11 @@ def figures(rows, us):
             out[f"{key}.rounds"] = len(of)
         mine, direct = by_system.get(us, {}), by_system.get("direct", {})
         for system, of in by_system.items():
-            both = [(mine[n], row, direct.get(n)) for n, row in of.items() if n in mine and row["proxy_cpu_100k"] > 0]
+            both = [
+                (mine[n], row, direct.get(n))
+                for n, row in of.items()
+                if n in mine and row["proxy_cpu_100k"] > 0
+            ]
             if system == us or not both:
                 continue
             ratios = [ours["proxy_cpu_100k"] / theirs["proxy_cpu_100k"] for ours, theirs, _ in both]

@@ -34,7 +34,9 @@ class Bench:
     def __init__(self, ground, pd, binary):
         self.ground = ground
         # A program is known by its path, so that each caller has one: who may call, who may not, who is nobody.
-        self.pd, self.denied, self.unmapped = (ground.dir / "bin" / name for name in ("pd", "pd-denied", "pd-unmapped"))
+        self.pd, self.denied, self.unmapped = (
+            ground.dir / "bin" / name for name in ("pd", "pd-denied", "pd-unmapped")
+        )
         for path in (self.pd, self.denied, self.unmapped):
             path.parent.mkdir(exist_ok=True)
             shutil.copy2(pd, path)
@@ -52,7 +54,9 @@ class Bench:
         self.echo = ground.start("echo", "b", [self.pd, *echo])
         self.echo_tls = ground.start("echo-tls", "b", [self.pd, *echo_tls])
         for port in (ECHO, ECHO_TLS):
-            ground.wait_for(f"port {port}", lambda port=port: ground.listens("b", port), 10, [self.echo, self.echo_tls])
+            ground.wait_for(
+                f"port {port}", lambda port=port: ground.listens("b", port), 10, [self.echo, self.echo_tls]
+            )
 
     def start(self, name):
         """Starts a system and answers it; says so and answers nothing if it is not on this machine."""
@@ -65,13 +69,17 @@ class Bench:
         return System("direct", f"{ADDRESS['b']}:{ECHO}", echo=self.echo)
 
     def direct_mtls(self):
-        return System("direct-mtls", f"{ADDRESS['b']}:{ECHO_TLS}", ["--tls", str(self.certs)], echo=self.echo_tls)
+        return System(
+            "direct-mtls", f"{ADDRESS['b']}:{ECHO_TLS}", ["--tls", str(self.certs)], echo=self.echo_tls
+        )
 
     def nginx(self):
         return self.between("nginx", 6001, 6441, shutil.which("nginx"), lambda path: ["-c", path], "conf")
 
     def haproxy(self):
-        return self.between("haproxy", 6002, 6442, shutil.which("haproxy"), lambda path: ["-db", "-f", path], "cfg")
+        return self.between(
+            "haproxy", 6002, 6442, shutil.which("haproxy"), lambda path: ["-db", "-f", path], "cfg"
+        )
 
     def envoy(self):
         program = os.environ.get("ENVOY") or shutil.which("envoy")
@@ -115,7 +123,9 @@ class Bench:
     def two(self, name, port_a, port_b, argv):
         hops = [self.ground.start(f"{name}-{side}", side, argv(side)) for side in "ba"]
         for side, port in (("b", port_b), ("a", port_a)):
-            self.ground.wait_for(f"the start of {name}", lambda s=side, p=port: self.ground.listens(s, p), 15, hops)
+            self.ground.wait_for(
+                f"the start of {name}", lambda s=side, p=port: self.ground.listens(s, p), 15, hops
+            )
         return System(name, f"127.0.0.1:{port_a}", [], hops, self.echo)
 
 

@@ -37,12 +37,12 @@ DEFAULT = ("sat100x10", "meta100x10", "few4x1", "rate1000", "body16k")
 REST_S = 4.0
 
 
-def load(ground, program, system, args, around=()):
+def load(ground, program, system, args, around=(), timeout_s=120):
     """Calls through a system and answers what the caller saw."""
     argv = [program, "load", "--target", system.target, *system.args, *args]
     for text in around:
         argv += ["--around", text]
-    said = ground.run("a", argv).strip().splitlines()
+    said = ground.run("a", argv, timeout_s).strip().splitlines()
     if not said:
         raise Failure(f"the caller of {system.name} said nothing")
     return json.loads(said[-1])
@@ -52,7 +52,8 @@ def measure(ground, program, system, workload, args):
     """One run, with the CPU time of proxies and service taken right around the measured time."""
     hops = [pid for hop in system.hops for pid in hop.pids()]
     echo = system.echo.pids()
-    files = [(ground.dir / "run" / f"stat-{when}-{who}", pids) for when in (0, 1) for who, pids in (("hops", hops), ("echo", echo))]
+    both = (("hops", hops), ("echo", echo))
+    files = [(ground.dir / "run" / f"stat-{n}-{who}", pids) for n in (0, 1) for who, pids in both]
     cat = lambda path, pids: f"cat /dev/null {' '.join(f'/proc/{pid}/stat' for pid in pids)} >{path}"
     around = [" && ".join(cat(*it) for it in files[:2]), " && ".join(cat(*it) for it in files[2:])]
     rest_cpu = rest(hops) if workload.startswith("rate") and hops else 0.0

@@ -1,4 +1,4 @@
-//! Calls one by one and says how often each answer came, as one line of JSON: `{"ok": 3, "grpc-status 7": 1}`.
+//! Calls one by one and says how often each answer came, as one line: `{"ok": 3, "grpc-status 7": 1}`.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! One caller's connection, and one unary call over it, on the h2 crate: cheaper than tonic, so that the caller is
-//! not what is measured.
+//! One caller's connection, and one unary call over it, on the h2 crate: cheaper than tonic, so that the caller
+//! is not what is measured.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,8 +39,7 @@ pub(crate) struct Target {
     /// Bytes of a message's body
     #[arg(long, default_value_t = 128)]
     size: usize,
-    /// Send with each call what real callers send: a deadline, a trace context that no other call has, and a token
-    /// of 300 bytes
+    /// Send with each call what real callers send: a deadline, a trace context of its own, a token of 300 bytes
     #[arg(long)]
     meta: bool,
 }

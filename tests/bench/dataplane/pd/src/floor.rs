@@ -1,5 +1,5 @@
-//! Floors: what two hops cost at the least. A tunnel of bytes, one connection for one; and a forwarder of HTTP/2 calls
-//! that has one upstream connection and no feature.
+//! Floors: what two hops cost at the least. A tunnel of bytes, one connection for one; and a forwarder of HTTP/2
+//! calls that has one upstream connection and no feature.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! Load: closed loops (each stream calls again once it was answered) or an open one (calls begin when they are due,
-//! whatever became of those before). Prints one line of JSON.
+//! Load: closed loops (each stream calls again once it was answered) or an open one (calls begin when they are
+//! due, whatever became of those before). Prints one line of JSON.
 
 use std::process::Stdio;
 use std::sync::Arc;
