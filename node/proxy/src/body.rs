@@ -84,6 +84,14 @@ impl Body {
         self.n_bytes == 0 && self.stream.is_end_stream()
     }
 
+    /// Takes the rest and keeps none of it.
+    pub(crate) async fn discard(&mut self) -> Result<(), h2::Error> {
+        while let Some(piece) = self.stream.data().await {
+            self.stream.flow_control().release_capacity(piece?.len())?;
+        }
+        poll_fn(|cx| self.stream.poll_trailers(cx)).await.map(drop)
+    }
+
     /// Sends all of it, what was read before included.
     pub(crate) async fn send(&mut self, kept: &Kept, mut sink: SendStream<Bytes>) -> Result<(), Broken> {
         let before = kept.pieces().as_ref().map(|pieces| pieces.concat()).unwrap_or_default();

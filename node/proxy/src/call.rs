@@ -10,8 +10,8 @@ use h2::client::ResponseFuture;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, response};
-use tokio::time::sleep_until;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, response};
+use tokio::time::{sleep_until, timeout};
 
 use types::{Reason, Refusal};
 
@@ -19,6 +19,9 @@ use crate::body::{Body, Broken, Kept, finish, forward};
 use crate::headers;
 use crate::link::Lease;
 use crate::refusal;
+
+/// How long a request that is not gRPC may take to come before it is answered.
+const FOREIGN_MAX: Duration = Duration::from_secs(1);
 
 /// When nothing else sets an end.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -148,6 +151,20 @@ impl Call {
         let code = HeaderValue::from_static(refusal.reason.code());
         response.headers_mut().insert(headers::REFUSED, code);
         self.answer(response);
+    }
+
+    /// Answers what is not gRPC, in words, once it has all come.
+    pub(crate) async fn refuse_foreign(mut self) {
+        // One that breaks hears why from `h2`.
+        let _ = timeout(FOREIGN_MAX, self.body.discard()).await;
+        // The answer to HEAD has no body (RFC 9110, section 9.3.2).
+        let is_whole = self.head.method == Method::HEAD;
+        let sent = self.respond.send_response(refusal::not_grpc(), is_whole);
+        if let Ok(mut stream) = sent
+            && !is_whole
+        {
+            let _ = stream.send_data(Bytes::from_static(refusal::NOT_GRPC.as_bytes()), true);
+        }
     }
 
     /// Answers with what is complete in itself.

@@ -25,7 +25,6 @@ use crate::headers;
 use crate::link::{H2, To};
 use crate::metrics::Count;
 use crate::pool::Lane;
-use crate::refusal;
 use crate::room::Shared;
 use crate::serve::{Life, serve};
 use crate::socket;
@@ -174,7 +173,7 @@ async fn call(
 ) {
     shared.ground.counts.add(Count::InboundCall);
     if !headers::is_grpc(&call.head.headers) {
-        return call.answer(refusal::not_grpc());
+        return call.refuse_foreign().await;
     }
     let visit = Visit {
         is_proxy: call.head.headers.contains_key(headers::TIMING),

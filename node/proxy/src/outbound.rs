@@ -23,7 +23,6 @@ use crate::headers;
 use crate::link::{Far, H2, Lease, To, unreachable};
 use crate::metrics::Count;
 use crate::pool::Key;
-use crate::refusal;
 use crate::room::Shared;
 use crate::routes::Pending;
 use crate::serve::{Life, serve};
@@ -177,7 +176,7 @@ fn plan(call: &Call, table: &Table) -> Result<Plan, Refusal> {
 async fn call(shared: Arc<Shared>, table: Arc<Table>, caller: Result<Arc<Caller>, Refusal>, mut call: Call) {
     shared.ground.counts.add(Count::OutboundCall);
     if !headers::is_grpc(&call.head.headers) {
-        return call.answer(refusal::not_grpc());
+        return call.refuse_foreign().await;
     }
     let planned = caller.and_then(|caller| Ok((caller, plan(&call, &table)?)));
     let (caller, plan) = match planned {

@@ -37,10 +37,15 @@ pub(crate) fn trailers(refusal: &Refusal) -> HeaderMap {
     headers
 }
 
-/// The answer to what is not gRPC at all.
+/// What is said to whoever does not speak gRPC, and so reads no gRPC status.
+pub(crate) const NOT_GRPC: &str =
+    "This port carries gRPC: call it by POST, with `content-type: application/grpc` and `te: trailers`.\n";
+
+/// The head of the answer to what is not gRPC at all; [`NOT_GRPC`] is its body.
 pub(crate) fn not_grpc() -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 

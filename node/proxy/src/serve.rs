@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use h2::server::{Builder, Connection};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,8 @@ use crate::metrics::{Count, Counts};
 
 /// How long the other end may take to say that it speaks HTTP/2.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of what a broken connection has sent, as much is read before it is closed.
+const UNREAD_BYTES: usize = 512;
 /// Streams that were reset before a call was made of them: more on one connection end it. gRPC clients cancel
 /// often, and rapidly reset streams are an attack (CVE-2023-44487).
 const EARLY_RESETS_MAX: usize = 100;
@@ -36,6 +39,25 @@ pub(crate) struct Life {
 /// # Errors
 /// What broke the connection.
 pub(crate) async fn serve<T, F>(
+    mut stream: T,
+    config: &Config,
+    counts: &Counts,
+    life: &Life,
+    on_call: impl FnMut(Call) -> F,
+) -> Result<(), h2::Error>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let ended = drive(&mut stream, config, counts, life, on_call).await;
+    if ended.is_err() {
+        // What lies unread would make the kernel reset the connection in the place of closing it.
+        let _ = stream.read(&mut [0; UNREAD_BYTES]).now_or_never();
+    }
+    ended
+}
+
+async fn drive<T, F>(
     stream: T,
     config: &Config,
     counts: &Counts,
