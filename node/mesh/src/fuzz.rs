@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::AsyncRead;
 
-use crate::frame;
+use tls::frame;
 
 /// One message, as every protocol of the room reads it.
 ///

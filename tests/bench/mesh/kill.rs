@@ -73,7 +73,7 @@ pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> a
             ..RawService::default()
         };
         vec![match idx {
-            CALLER => RawService { calls: vec!["api".to_owned()], ..of("caller") },
+            CALLER => of("caller"),
             _ => RawService {
                 listen: Some(SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))),
                 health: Some("tcp".to_owned()),
