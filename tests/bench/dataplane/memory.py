@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+from hops.ground import Failure
 from bench.dataplane.control import ask
 from bench.dataplane.systems import US
 from bench.dataplane.workloads import load
@@ -14,6 +15,7 @@ SETTLE_S = 2.0
 
 
 def rss(hops):
+    """Resident memory of processes, in MB."""
     return sum(hop.rss_mb() for hop in hops)
 
 
@@ -27,7 +29,10 @@ def idle(bench, system):
             ground.inside("a", argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
-            caller.stdout.readline()
+            if caller.stdout.readline() != f"held {conns}\n":
+                raise Failure(
+                    f"{system.name} did not take {conns} connections: see the logs in {ground.dir / 'run'}"
+                )
             time.sleep(SETTLE_S)
             seen.append(rss(system.hops))
         finally:

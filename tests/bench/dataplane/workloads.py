@@ -24,7 +24,7 @@ def workloads(is_quick):
         "meta100x10": run(4, "--conns", "100", "--streams", "10", "--meta"),
         "few4x1": run(3, "--conns", "4", "--streams", "1"),
         # An open loop; latency counts from when a call was due.
-        "rate1000": run(8, "--conns", "8", "--rate", "1000"),
+        "rate1000": run(6, "--conns", "8", "--rate", "1000"),
         # Echoes of 16 KiB.
         "body16k": run(3, "--conns", "8", "--streams", "4", "--size", "16384"),
         # Not among those that run by default.
