@@ -1,0 +1,1 @@
+//! Workers by themselves, on sockets of this machine.
