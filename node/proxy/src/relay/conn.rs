@@ -45,6 +45,8 @@ pub(super) struct Conn {
     pub(super) is_blocked: bool,
     /// Whether it ends once all was written.
     pub(super) is_over: bool,
+    /// Whether the system said that nothing more will come.
+    pub(super) is_hung: bool,
     /// How often something came.
     pub(super) n_reads: u32,
     /// Calls that wait until more was written.
@@ -141,6 +143,7 @@ impl Conn {
             is_paused: false,
             is_blocked: false,
             is_over: false,
+            is_hung: false,
             n_reads: 0,
             waiting: Vec::new(),
             rest_since: None,

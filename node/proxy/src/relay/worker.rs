@@ -142,7 +142,11 @@ impl Worker {
                 if event.is_writable() && self.conns.get_mut(key).is_some_and(|conn| conn.is_blocked) {
                     self.conns.touch(key);
                 }
-                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                let is_hung = event.is_read_closed() || event.is_error();
+                if is_hung && let Some(conn) = self.conns.get_mut(key) {
+                    conn.is_hung = true;
+                }
+                if is_hung || event.is_readable() {
                     self.turn(key);
                 }
             }
@@ -227,7 +231,8 @@ impl Worker {
         input.begin(&conn.rest);
         let n_before = conn.rest.len();
         let fill = conn.io.fill(input)?;
-        if input.bytes().len() > n_before {
+        let has_read = input.bytes().len() > n_before;
+        if has_read {
             conn.n_reads = conn.n_reads.wrapping_add(1);
         }
         let mut bytes = input.bytes();
@@ -256,11 +261,14 @@ impl Worker {
         if bytes.is_empty() {
             self.pools.take_back(std::mem::take(&mut conn.rest));
         }
+        let is_hung = conn.is_hung;
         if conn.upstream().is_some_and(|it| !it.awaiting.is_empty()) {
             self.gave_sign(key);
         }
         match fill {
             Fill::More => self.ready_again(key),
+            // The system says but once that the end came, maybe together with what was read now.
+            Fill::Drained if is_hung && has_read => self.ready_again(key),
             Fill::Drained => {}
             Fill::Ended => return Err(Broken::Ended),
         }
