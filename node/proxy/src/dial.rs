@@ -119,4 +119,3 @@ pub(crate) async fn connect(
 pub(crate) fn unreachable(address: SocketAddr, why: &str) -> Refusal {
     Reason::EndpointUnreachable.because(format!("failed to connect to {address}: {why}"))
 }
-

@@ -87,7 +87,9 @@ impl Asked {
     /// at its end. Its authority and path stay what they were.
     pub(crate) fn onward(&self, fields: &mut Fields, scheme: &[u8], more: (Name, &[u8])) {
         if self.has_foreign {
-            fields.retain(|field| field.known != Name::XForwardedClientCert && !is_ours(field.known, field.name));
+            fields.retain(|field| {
+                field.known != Name::XForwardedClientCert && !is_ours(field.known, field.name)
+            });
         }
         if self.authority.is_none() {
             name_authority(fields);
@@ -150,7 +152,8 @@ pub(crate) fn set_timeout(fields: &mut Fields, left: Duration) {
     let units = [(left.as_micros(), b'u'), (left.as_millis(), b'm'), (u128::from(left.as_secs()), b'S')];
     let (n, unit) = units.into_iter().find(|(n, _)| *n <= MAX).unwrap_or((MAX, b'S'));
     let mut text = [unit; DIGITS_MAX + 1];
-    let digits = decimal(u64::try_from(n).unwrap_or(u64::MAX), text.split_last_mut().expect("it is not empty").1);
+    let digits =
+        decimal(u64::try_from(n).unwrap_or(u64::MAX), text.split_last_mut().expect("it is not empty").1);
     let from = DIGITS_MAX - digits;
     match fields.find(Name::GrpcTimeout) {
         Some(idx) => fields.set(idx, &text[from..]),

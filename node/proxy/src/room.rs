@@ -17,12 +17,12 @@ use attest::Attestor;
 use identity::Members;
 
 use crate::config::Config;
+use crate::dial::Ground;
 use crate::doors::Door;
 use crate::edges::Edges;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inbound;
-use crate::dial::Ground;
 use crate::metrics::Counts;
 use crate::relay::{Crew, Working};
 use crate::routes::Routes;
@@ -97,18 +97,8 @@ impl Proxy {
         let n_max = config.connections_max as usize;
         let (handshakes, shares) = (Semaphore::new(HANDSHAKES_MAX.min(n_max / 2)), Shares::new(n_max));
         let ground = Arc::new(Ground { config, counts, edges, connections: Arc::default() });
-        let shared = Shared {
-            ground,
-            table,
-            members,
-            server,
-            attestor,
-            handshakes,
-            shares,
-            routes,
-            crew,
-            tasks,
-        };
+        let shared =
+            Shared { ground, table, members, server, attestor, handshakes, shares, routes, crew, tasks };
         let shared = Arc::new(shared);
         Ok(Self { shared, doors, pollers, outbound, inbound, tunnels })
     }

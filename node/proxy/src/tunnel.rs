@@ -20,9 +20,9 @@ use route::{Attempt, EndpointId, Outcome, Route};
 use types::{Now, Reason, Refusal, ServiceName};
 
 use crate::connections::{Direction, Listed, Open};
+use crate::dial::{connect, secure};
 use crate::edges::{Edges, Tally};
 use crate::inbound::Guest;
-use crate::dial::{connect, secure};
 use crate::metrics::Count;
 use crate::outbound::{ATTEMPTS_MAX, Caller, target};
 use crate::room::Shared;

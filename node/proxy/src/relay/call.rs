@@ -262,17 +262,17 @@ mod tests {
     fn a_short_body_is_kept_and_credited_once() {
         let mut body = Body::new(false);
         body.take(b"abc", 0);
-        assert_eq!((body.rest(), body.credit()), (&b"abc"[..], 0));
+        assert_eq!((body.rest().to_vec(), body.credit()), (b"abc".to_vec(), 0));
         body.advance(3);
-        assert_eq!((body.rest(), body.credit(), body.credit()), (&b""[..], 3, 0));
+        assert_eq!((body.rest().len(), body.credit(), body.credit()), (0, 3, 0));
         body.take(b"de", 2);
         body.rewind();
-        assert_eq!((body.rest(), body.credit()), (&b"abcde"[..], 0));
+        assert_eq!((body.rest().to_vec(), body.credit()), (b"abcde".to_vec(), 0));
         body.advance(5);
         assert_eq!((body.credit(), body.n_read()), (2, 5));
         body.forget();
         body.take(b"f", 0);
-        assert_eq!((body.rest(), body.credit(), body.credit_all(), body.n_read()), (&b"f"[..], 0, 1, 6));
+        assert_eq!((body.rest().len(), body.credit(), body.credit_all(), body.n_read()), (1, 0, 1, 6));
     }
 
     #[test]

@@ -25,7 +25,13 @@ use super::slab::Key;
 use super::worker::Worker;
 
 impl Worker {
-    pub(super) fn on_inbound(&mut self, near: (Key, Stream), is_end: bool, asked: &Asked, fields: &mut Fields) {
+    pub(super) fn on_inbound(
+        &mut self,
+        near: (Key, Stream),
+        is_end: bool,
+        asked: &Asked,
+        fields: &mut Fields,
+    ) {
         let Some(Kind::Guest(guest)) = self.conns.get_mut(near.0).map(|conn| &mut conn.kind) else { return };
         let is_proxy = asked.is_from_proxy;
         let admitted = admit(guest, &self.table, asked, fields);

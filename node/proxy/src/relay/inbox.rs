@@ -26,12 +26,7 @@ pub(super) const WAKE: Token = Token(0);
 /// A connection that a worker is to carry the calls of.
 pub(crate) enum Newcomer {
     /// Of a process on this machine.
-    Near {
-        socket: Socket,
-        owner: Result<Owner, Refusal>,
-        share: Option<Share>,
-        permit: OwnedSemaphorePermit,
-    },
+    Near { socket: Socket, owner: Result<Owner, Refusal>, share: Option<Share>, permit: OwnedSemaphorePermit },
     /// Of another node's proxy, or of a stock client.
     Guest { socket: Socket, tls: Box<Connection>, guest: Guest, listed: Listed, permit: OwnedSemaphorePermit },
 }

@@ -29,11 +29,7 @@ const FUTILE_MAX: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum LaneId {
     /// A service of this node calls one of another.
-    Node {
-        caller: ServiceName,
-        target: SpiffeId,
-        address: SocketAddr,
-    },
+    Node { caller: ServiceName, target: SpiffeId, address: SocketAddr },
     /// Somebody calls a service on this machine.
     Backend { caller: SpiffeId, address: SocketAddr },
 }
@@ -98,8 +94,14 @@ impl Worker {
             (lane.to, lane.seen_at) = (to, None);
             return *key;
         }
-        let lane =
-            Lane { to, links: Vec::new(), is_dialing: false, waiting: VecDeque::new(), n_futile: 0, seen_at: None };
+        let lane = Lane {
+            to,
+            links: Vec::new(),
+            is_dialing: false,
+            waiting: VecDeque::new(),
+            n_futile: 0,
+            seen_at: None,
+        };
         let key = self.lanes.insert(lane);
         self.lane_ids.insert(id, key);
         key

@@ -137,7 +137,8 @@ impl Worker {
                 let text = String::from_utf8_lossy(host);
                 let table = &self.table;
                 let service = table.named(&text).ok_or_else(|| {
-                    let form = format!("`:authority` is `{text}` and must be SERVICE or SERVICE.svc.{}", table.mesh);
+                    let form =
+                        format!("`:authority` is `{text}` and must be SERVICE or SERVICE.svc.{}", table.mesh);
                     Reason::ServiceUnknown.because(form)
                 })?;
                 let service = Arc::new(service);

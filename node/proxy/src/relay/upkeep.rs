@@ -36,7 +36,8 @@ impl Worker {
             self.on_made(lane, made);
         }
         if recheck {
-            let is_cut = |conn: &super::conn::Conn| conn.listed().is_some_and(|it| it.open.cut.is_cancelled());
+            let is_cut =
+                |conn: &super::conn::Conn| conn.listed().is_some_and(|it| it.open.cut.is_cancelled());
             for key in self.conns.slab.keys(is_cut) {
                 self.guarded(key, |worker| worker.close(key, &Broken::Because("it was cut")));
             }

@@ -45,7 +45,9 @@ impl Worker {
             n_reads_seen: 0,
         };
         let io = Io::new(made.socket, made.tls);
-        let Some(key) = self.adopt(io, wire::Role::Client, Kind::Upstream(Box::new(upstream))) else { return };
+        let Some(key) = self.adopt(io, wire::Role::Client, Kind::Upstream(Box::new(upstream))) else {
+            return;
+        };
         if let Some(conn) = self.conns.touch(key) {
             conn.wire.ping(PING, &mut conn.out);
         }
@@ -208,4 +210,3 @@ impl Worker {
         Some(self.lane_to(near, address))
     }
 }
-

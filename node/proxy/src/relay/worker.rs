@@ -120,7 +120,8 @@ impl Worker {
         let mut due = Vec::new();
         self.wheel.insert(self.now.mono + super::upkeep::EVERY, Due::Upkeep);
         loop {
-            let wait = if self.ready.is_empty() { self.wheel.next(self.now.mono) } else { Some(Duration::ZERO) };
+            let wait =
+                if self.ready.is_empty() { self.wheel.next(self.now.mono) } else { Some(Duration::ZERO) };
             match self.poll.poll(&mut events, wait) {
                 Ok(()) => {}
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
