@@ -95,7 +95,7 @@ pub(crate) async fn connection(
     let open = Open::new(guest.peer.clone(), guest.address, Direction::Inbound);
     let listed = shared.ground.connections.list(open);
     let (socket, tls) = (Socket::Tcp(stream), Box::new(tls.into()));
-    shared.crew.adopt(Newcomer::Guest { socket, tls, guest, listed, permit });
+    shared.crew.adopt(Newcomer::Guest { socket, tls, guest: Arc::new(guest), listed, permit });
 }
 
 /// Who connected, and which service it means.

@@ -67,7 +67,7 @@ pub(super) enum Kind {
 /// A process on this machine calls.
 pub(super) struct Near {
     pub(super) owner: Result<Owner, Refusal>,
-    pub(super) seen: Option<(Arc<Table>, Result<Arc<Caller>, Refusal>)>,
+    pub(super) seen: Option<Seen>,
     /// The host that was named last, and the service that it means by the table that was seen.
     pub(super) named: Option<(Vec<u8>, Arc<ServiceName>)>,
     /// Which lanes endpoints were reached by.
@@ -75,6 +75,9 @@ pub(super) struct Near {
     pub(super) _share: Option<Share>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
+
+/// Who calls by one table.
+pub(super) type Seen = (Arc<Table>, Result<Arc<Caller>, Refusal>);
 
 /// Another node, or a stock client, calls.
 pub(super) struct Guest {

@@ -99,8 +99,11 @@ impl Working {
 
     fn join(&mut self) -> Option<Box<dyn Any + Send>> {
         self.shared.crew.stop();
-        let ended = self.threads.drain(..).filter_map(|thread| thread.join().err());
-        ended.last()
+        let mut panicked = None;
+        for thread in self.threads.drain(..) {
+            panicked = thread.join().err().or(panicked);
+        }
+        panicked
     }
 }
 

@@ -106,7 +106,7 @@ impl Worker {
                         pending.report(now, Outcome::Unsent);
                     }
                 }
-                (out.last, out.is_unreachable) = (Some(refusal.clone()), is_unreachable);
+                (out.last, out.is_unreachable) = (Some(refusal), is_unreachable);
                 if let Some(counted) = &mut call.counted {
                     counted.tally.is_void = true;
                 }

@@ -28,7 +28,13 @@ pub(crate) enum Newcomer {
     /// Of a process on this machine.
     Near { socket: Socket, owner: Result<Owner, Refusal>, share: Option<Share>, permit: OwnedSemaphorePermit },
     /// Of another node's proxy, or of a stock client.
-    Guest { socket: Socket, tls: Box<Connection>, guest: Guest, listed: Listed, permit: OwnedSemaphorePermit },
+    Guest {
+        socket: Socket,
+        tls: Box<Connection>,
+        guest: Arc<Guest>,
+        listed: Listed,
+        permit: OwnedSemaphorePermit,
+    },
 }
 
 /// What a worker was told and has not read. As many newcomers as there are permits, and as many connections made

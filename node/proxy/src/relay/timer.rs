@@ -198,7 +198,7 @@ mod tests {
                 match step {
                     0 => held.push((n, now_ms + ms, wheel.insert(at(now_ms + ms), n))),
                     1 if !held.is_empty() => {
-                        let (n, _, timer) = held.swap_remove(ms as usize % held.len());
+                        let (n, _, timer) = held.swap_remove(n % held.len());
                         prop_assert_eq!(wheel.cancel(timer), Some(n));
                         prop_assert_eq!(wheel.cancel(timer), None);
                     }

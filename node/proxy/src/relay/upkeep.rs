@@ -1,6 +1,5 @@
 //! What a worker does beside carrying calls: it reads its letters, looks at who takes too long, and gives memory back.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -73,7 +72,7 @@ impl Worker {
             Newcomer::Guest { socket, tls, guest, listed, permit } => {
                 let client_cert = client_cert(&guest.peer.own, &guest.peer.caller.id).into_bytes();
                 let guest = Guest {
-                    guest: Arc::new(guest),
+                    guest,
                     listed,
                     seen: None,
                     named: None,
