@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sees that what the tests need is there. Installs what is missing and says so; silent when nothing is.
-# Each tool has a function of its own; a tool that a test begins to need gets one here and a line at the end.
+# Each tool has a function of its own; a tool that a test begins to need gets one here and a line at the end. An
+# argument names what else is needed: `rivals` for the benchmark of the data plane, `conformance` for HTTP/2.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -66,6 +67,40 @@ grpcurl() {
     GOBIN="$bin" go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@$version"
 }
 
+# program NAME DIR PACKAGE: a program of Go, by its module in DIR or by PACKAGE@VERSION.
+program() {
+    local bin="$cache/bin"
+    if [ -x "$bin/$1" ] && [ -z "$(find "$2" -newer "$bin/$1" -name '*.go' -print -quit 2>/dev/null)" ]; then return; fi
+    say "building $1 into $bin"
+    local dir
+    dir="$(mktemp -d)"
+    if [ -d "$2" ]; then
+        (cd "$2" && go build -o "$dir/$1" .)
+    else
+        GOBIN="$dir" go install "$3"
+    fi
+    mkdir -p "$bin"
+    mv "$dir"/* "$bin/$1"
+    rmdir "$dir"
+}
+
+# What tries how a listener keeps to HTTP/2, and gRPC's interop cases: the stock client of Go, and a server of ours that
+# compresses. They need `golang` before.
+conformance() {
+    command_of unshare util-linux
+    program h2spec "" github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+    program interop-client "" google.golang.org/grpc/interop/client@v1.85.0
+    program interop tests/conformance/interop
+}
+
+# What calls are carried by beside a node. Envoy is measured too where it is on the machine.
+rivals() {
+    command_of haproxy haproxy
+    command_of nginx nginx-light
+    command_of ss iproute2
+    command_of sysctl procps
+}
+
 # Nodes in network namespaces of their own: as root only.
 namespaces() {
     if [ "$(id -u)" != 0 ]; then return; fi
@@ -82,3 +117,4 @@ command_of openssl openssl
 golang
 grpcurl
 python
+for more in "$@"; do "$more"; done

@@ -283,7 +283,12 @@ async fn what_is_not_grpc_is_turned_away() {
     let mut client = pi.client().await;
     let mut json = request("echo", "Echo");
     json.headers_mut().insert("content-type", "application/json".parse().unwrap());
-    assert_eq!(client.ask(json, Bytes::new()).await.http, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let answer = client.ask(json.clone(), Bytes::from_static(b"{}")).await;
+    assert_eq!(answer.http, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert!(String::from_utf8_lossy(&answer.body).contains("content-type: application/grpc"), "{answer:?}");
+    *json.method_mut() = http::Method::HEAD;
+    let answer = client.ask(json, Bytes::new()).await;
+    assert_eq!((answer.http, answer.body.len()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, 0));
     let mut no_te = request("echo", "Echo");
     no_te.headers_mut().remove("te");
     client.ask(no_te, Bytes::new()).await.is_refused(Reason::RequestMalformed);

@@ -67,6 +67,17 @@ fn written(refusal: &Refusal, form: Form) -> Fields {
     fields
 }
 
+/// What is said to whoever does not speak gRPC, and so reads no gRPC status.
+pub(crate) const NOT_GRPC: &str =
+    "This port carries gRPC: call it by POST, with `content-type: application/grpc` and `te: trailers`.\n";
+
+/// The head of the answer to what is not gRPC at all; [`NOT_GRPC`] is its body.
+pub(crate) fn not_grpc() -> Fields {
+    let mut fields = bare("415");
+    fields.push_known(Name::ContentType, b"text/plain");
+    fields
+}
+
 /// An answer of nothing but an HTTP status.
 pub(crate) fn bare(status: &str) -> Fields {
     let mut fields = Fields::new();

@@ -25,6 +25,8 @@ pub(super) const KEPT_BYTES_MAX: usize = 32 << 10;
 pub(super) struct Call {
     /// Who asked.
     pub(super) near: (Key, Stream),
+    /// Whether it asks for headers only (HEAD).
+    pub(super) is_head: bool,
     /// Who is asked, once it was sent.
     pub(super) far: Option<(Key, Stream)>,
     /// The fields of the request, as they go on. Empty once it was answered.
@@ -54,6 +56,8 @@ pub(super) enum Side {
     Out(Box<Out>),
     /// From another node or a stock client, for a service on this machine.
     In(In),
+    /// From either, and not gRPC: it is answered once all of it has come.
+    Foreign,
 }
 
 /// What a call of a process on this machine has.
@@ -244,7 +248,7 @@ impl Call {
     pub(super) const fn form(&self) -> Form {
         match &self.side {
             Side::In(it) if it.is_proxy => Form::AnswerToProxy,
-            Side::In(_) | Side::Out(_) => Form::Answer,
+            Side::In(_) | Side::Out(_) | Side::Foreign => Form::Answer,
         }
     }
 

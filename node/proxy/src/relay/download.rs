@@ -47,6 +47,7 @@ impl Worker {
                     headers::push_server_time(fields, own);
                 }
             }
+            Side::Foreign => {}
         }
         call.body.forget();
         call.answer.has_begun = true;

@@ -7,7 +7,7 @@ use wire::{Code, Stream};
 
 use crate::edges::Tally;
 use crate::outbound::target;
-use crate::refusal::{Form, bare};
+use crate::refusal::{Form, NOT_GRPC, bare, not_grpc};
 
 use super::call::{Call, End, Side};
 use super::slab::Key;
@@ -31,6 +31,22 @@ impl Worker {
             // What is still to come of the request nobody wants.
             conn.wire.reset(stream, Code::NO_ERROR, &mut conn.out);
         }
+    }
+
+    /// Answers what is not gRPC, in words.
+    pub(super) fn answer_foreign(&mut self, key: Key) {
+        let Some(call) = self.calls.get_mut(key) else { return };
+        // The answer to HEAD has no body (RFC 9110, section 9.3.2).
+        let is_head = call.is_head;
+        let Some(conn) = self.conns.touch(call.near.0) else { return };
+        let sent = conn.wire.send_headers(call.near.1, &not_grpc(), is_head, &mut conn.out);
+        if sent.is_err() || is_head {
+            return self.finish(key, End::Cancelled);
+        }
+        call.answer.has_begun = true;
+        call.answer.is_over = true;
+        call.answer.bytes = NOT_GRPC.as_bytes().to_vec();
+        self.download_on(key);
     }
 
     /// Refuses a request of which no call was made.
@@ -117,6 +133,7 @@ impl Worker {
                 it.n_tried += 1;
                 Some((it.n_tried < LOCAL_ATTEMPTS_MAX && !is_unreachable, it.guest.blame(refusal)))
             }
+            Side::Foreign => return,
         };
         self.leave_stream(far, Code::CANCEL, 0);
         match next {
@@ -145,6 +162,9 @@ impl Worker {
     pub(super) fn call_expired(&mut self, key: Key) {
         let Some(call) = self.calls.get_mut(key) else { return };
         call.timer = None;
+        if matches!(call.side, Side::Foreign) {
+            return self.answer_foreign(key);
+        }
         if call.waits_on.is_none() {
             self.tell(key, &Reason::DeadlineExceeded.because("the call did not end in time"));
             return self.finish(key, End::TimedOut);
@@ -185,7 +205,7 @@ impl Worker {
         let Some(mut call) = self.calls.remove(key) else { return };
         let outcome = match &call.side {
             Side::Out(_) => self.conclude(end, &mut call),
-            Side::In(_) => {
+            Side::In(_) | Side::Foreign => {
                 if let Some(tally) = call.tally() {
                     (tally.status, tally.refused) = told(end);
                 }

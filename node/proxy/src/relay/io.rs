@@ -15,6 +15,9 @@ const INPUT_LEN: usize = READ_LEN + (128 << 10);
 /// Bytes that are encrypted before they are written.
 const PIECE_LEN: usize = 64 << 10;
 
+/// Of what a connection has sent, as much is read before it is closed.
+const UNREAD_LEN: usize = 512;
+
 /// A socket that does not block.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -195,6 +198,8 @@ impl Io {
             // Whether the other end hears it changes nothing.
             let _ = tls.write_tls(&mut &self.socket);
         }
+        // What lies unread would make the kernel reset the connection in the place of closing it.
+        let _ = (&self.socket).read(&mut [0; UNREAD_LEN]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use attest::Owner;
 use route::Endpoint;
@@ -23,8 +23,10 @@ use super::call::{Answer, Attempt, Body, Call, Limits, Out, Side};
 use super::conn::{Kind, Near};
 use super::lane::LaneTo;
 use super::slab::Key;
-use super::worker::Worker;
+use super::worker::{Due, Worker};
 
+/// How long a request that is not gRPC may take to come before it is answered.
+const FOREIGN_MAX: Duration = Duration::from_secs(1);
 /// Lanes that a connection remembers.
 const LANES_MAX: usize = 16;
 
@@ -49,7 +51,7 @@ impl Worker {
         };
         counts.add(if is_guest { Count::InboundCall } else { Count::OutboundCall });
         if !asked.is_grpc {
-            return self.answer_bare(key, stream, "415");
+            return self.on_foreign((key, stream), is_end, fields);
         }
         match is_guest {
             true => self.on_inbound((key, stream), is_end, &asked, fields),
@@ -82,6 +84,19 @@ impl Worker {
         self.route(call);
     }
 
+    /// Takes a request that is not gRPC, whose rules its sender may break still.
+    fn on_foreign(&mut self, near: (Key, Stream), is_end: bool, fields: &mut Fields) {
+        let request = std::mem::replace(fields, self.pools.fields());
+        let key = self.begin(near, is_end, request, Side::Foreign, tracing::Span::none());
+        if is_end {
+            return self.answer_foreign(key);
+        }
+        let timer = self.wheel.insert(self.now.mono + FOREIGN_MAX, Due::Call(key));
+        if let Some(call) = self.calls.get_mut(key) {
+            call.timer = Some(timer);
+        }
+    }
+
     /// Makes a call of a request.
     pub(super) fn begin(
         &mut self,
@@ -93,6 +108,7 @@ impl Worker {
     ) -> Key {
         let call = self.calls.insert(Call {
             near,
+            is_head: request.value(Name::Method) == Some(b"HEAD"),
             far: None,
             request,
             body: Body::new(is_end),

@@ -61,8 +61,18 @@ impl Worker {
             }
             return;
         };
+        let is_foreign = matches!(call.side, Side::Foreign);
         let body = &mut call.body;
         body.is_over = is_end;
+        if is_foreign {
+            if let Some(conn) = self.conns.touch(near) {
+                conn.wire.release(stream, bytes.len(), &mut conn.out);
+            }
+            if is_end {
+                self.answer_foreign(key);
+            }
+            return;
+        }
         let far = call.far.filter(|_| body.rest().is_empty());
         let mut n_sent = 0;
         if let Some((far, far_stream)) = far
@@ -94,6 +104,9 @@ impl Worker {
     pub(super) fn on_request_trailers(&mut self, token: u64, fields: &mut Fields) {
         let key = Key::from_bits(token);
         let Some(call) = self.calls.get_mut(key) else { return };
+        if matches!(call.side, Side::Foreign) {
+            return self.answer_foreign(key);
+        }
         headers::strip(fields);
         call.body.is_over = true;
         call.body.trailers = Some(std::mem::replace(fields, self.pools.fields()));
