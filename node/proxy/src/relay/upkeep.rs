@@ -44,9 +44,10 @@ impl Worker {
         if drain {
             self.is_draining = true;
             for key in self.conns.slab.keys(|conn| !matches!(conn.kind, Kind::Upstream(_))) {
-                if let Some(conn) = self.conns.touch(key) {
-                    conn.wire.leave(&mut conn.out);
-                }
+                let Some(conn) = self.conns.touch(key) else { continue };
+                conn.wire.leave(&mut conn.out);
+                // Who has not begun hears no more.
+                conn.is_over |= !conn.wire.is_ready();
             }
         }
         true
@@ -142,6 +143,9 @@ impl Worker {
         if conn.wire.n_streams() == 0 {
             conn.wire.shrink();
             conn.waiting = Vec::new();
+        }
+        if conn.out.is_empty() {
+            self.pools.take_back(std::mem::take(&mut conn.out));
         }
         let rest = (!conn.rest.is_empty()).then(|| *conn.rest_since.get_or_insert(now));
         let blocked = conn.is_blocked.then(|| *conn.blocked_since.get_or_insert(now));

@@ -32,6 +32,8 @@ use super::timer::Wheel;
 
 /// Most events of one turn.
 const EVENTS_MAX: usize = 1024;
+/// A buffer for what is to be written stays with its connection while that is used, unless it is larger.
+const OUT_KEPT_MAX: usize = 64 << 10;
 
 /// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +265,7 @@ impl Worker {
             self.pools.take_back(std::mem::take(&mut conn.rest));
         }
         let is_hung = conn.is_hung;
-        if conn.upstream().is_some_and(|it| !it.awaiting.is_empty()) {
+        if has_read && conn.upstream().is_some_and(|it| !it.awaiting.is_empty()) {
             self.gave_sign(key);
         }
         match fill {
@@ -330,7 +332,10 @@ impl Worker {
         match whole {
             true => {
                 (conn.sent, conn.blocked_since) = (0, None);
-                self.pools.take_back(std::mem::take(&mut conn.out));
+                conn.out.clear();
+                if conn.out.capacity() > OUT_KEPT_MAX {
+                    self.pools.take_back(std::mem::take(&mut conn.out));
+                }
             }
             false if conn.sent > n_before => conn.blocked_since = None,
             false => {}
