@@ -32,8 +32,6 @@ use super::timer::Wheel;
 
 /// Most events of one turn.
 const EVENTS_MAX: usize = 1024;
-/// A buffer for what is to be written stays with its connection while that is used, unless it is larger.
-const OUT_KEPT_MAX: usize = 64 << 10;
 
 /// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,10 +330,8 @@ impl Worker {
         match whole {
             true => {
                 (conn.sent, conn.blocked_since) = (0, None);
+                // Its memory stays with it until it is idle: to get it anew each turn costs much.
                 conn.out.clear();
-                if conn.out.capacity() > OUT_KEPT_MAX {
-                    self.pools.take_back(std::mem::take(&mut conn.out));
-                }
             }
             false if conn.sent > n_before => conn.blocked_since = None,
             false => {}
