@@ -31,7 +31,7 @@ class Node:
 
     def configure(self, services):
         """Writes its configuration; `services` are the lines of its services."""
-        text = f'state = "{self.dir}/state"\nrun = "{self.dir}/run"\n{services}'
+        text = f'state = "{self.dir}/state"\nrun = "{self.dir}/run"\n[proxy]\nworkers = 1\n{services}'
         (self.dir / "config.toml").write_text(text)
 
     def cli(self, *args, timeout_s=60):

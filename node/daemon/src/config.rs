@@ -228,6 +228,7 @@ impl Config {
         raw.api.listen = Some(self.api.listen);
         raw.proxy.inbound = Some(self.proxy.inbound);
         raw.proxy.outbound = Some(self.proxy.outbound);
+        raw.proxy.workers = Some(self.proxy.workers);
         raw.proxy.timeout_ms = u64::try_from(self.proxy.route.timeout.as_millis()).ok();
         raw.telemetry.listen = Some(self.telemetry.listen);
         raw.telemetry.log = Some(self.telemetry.log.clone());
@@ -248,6 +249,7 @@ fn proxy_config(raw: &RawConfig, run: &Path, grace: Duration) -> Result<proxy::C
         outbound: raw.proxy.outbound.unwrap_or(defaults.outbound),
         socket: Some(run.join(OUTBOUND_SOCKET)),
         tunnels: raw.outbounds.iter().map(tunnel).collect::<Result<_, _>>()?,
+        workers: raw.proxy.workers.unwrap_or(defaults.workers),
         route: route::Config { timeout, ..defaults.route },
         // Less than the grace, so that there is time to close what is left.
         drain_timeout: grace.mul_f64(0.8),

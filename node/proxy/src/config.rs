@@ -10,8 +10,8 @@ use crate::error::Error;
 
 /// Most tunnels of one node.
 const TUNNELS_MAX: usize = 256;
-/// How many times a connection's window may be spent on keeping track of small pieces.
-const PIECES_PER_WINDOW: usize = 4;
+/// Most threads that carry calls.
+const WORKERS_MAX: usize = 64;
 /// Slow readers that one connection holds data for until all its calls wait.
 const WINDOWS_PER_CONNECTION: u32 = 16;
 
@@ -54,6 +54,15 @@ pub struct Config {
     /// Bytes of one body that may wait for a slow reader. Default 256 KiB, from 64 KiB to 16 MiB. More is
     /// faster over long distances; a whole connection holds 16 times as much.
     pub window_bytes: u32,
+    /// Threads that carry calls. Default one for each processor, from 1 to 64. Fewer leave processors to the services
+    /// of this machine, and join more calls in one system call.
+    pub workers: usize,
+    /// How long a receiver may leave the piece of a body unread that it is sent. Default 5 min, from 1 s to 1 h. Then
+    /// its call is reset.
+    pub unread_timeout: Duration,
+    /// How long the other end of a connection may take nothing of what it is sent, and how long it may take over a
+    /// frame. Default 30 s, from 1 s to 1 h. Then the connection is closed.
+    pub stuck_timeout: Duration,
     /// How long a connection may take to be made, and again how long until its other end has let this one in.
     /// Default 1 s, from 50 ms to 1 min.
     pub connect_timeout: Duration,
@@ -82,6 +91,9 @@ impl Default for Config {
             streams_max: 1000,
             header_bytes_max: 32 << 10,
             window_bytes: 256 << 10,
+            workers: std::thread::available_parallelism().map_or(1, |n| n.get().min(WORKERS_MAX)),
+            unread_timeout: Duration::from_secs(300),
+            stuck_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(1),
             ping_interval: Duration::from_secs(1),
             ping_timeout: Duration::from_secs(1),
@@ -93,14 +105,20 @@ impl Default for Config {
 
 impl Config {
     /// Bytes of all bodies on one connection that may wait for slow readers.
-    pub(crate) const fn connection_window(&self) -> u32 {
+    const fn connection_window(&self) -> u32 {
         self.window_bytes * WINDOWS_PER_CONNECTION
     }
 
-    /// Bytes that `h2` may spend on keeping track of small pieces of bodies until they are read. By default it is
-    /// half a connection's window, which a burst of small messages exceeds between two turns of their reader.
-    pub(crate) const fn piece_budget(&self) -> usize {
-        self.connection_window() as usize * PIECES_PER_WINDOW
+    /// How HTTP/2 is spoken.
+    pub(crate) fn wire(&self) -> wire::Config {
+        wire::Config {
+            streams_max: self.streams_max,
+            streams_assumed: self.streams_max,
+            stream_window: self.window_bytes,
+            connection_window: self.connection_window(),
+            header_list_max: self.header_bytes_max,
+            ..wire::Config::default()
+        }
     }
 
     /// Refuses what is out of bounds.
@@ -111,7 +129,7 @@ impl Config {
         self.route.check()?;
         let (ms, secs) = (Duration::from_millis, Duration::from_secs);
         let is_local = |address: &SocketAddr| address.ip().is_loopback();
-        let sign = ms(100)..=secs(60);
+        let (sign, long) = (ms(100)..=secs(60), secs(1)..=secs(3600));
         let rules = [
             (is_local(&self.outbound), "proxy.outbound", "a loopback address, such as 127.0.0.1:7480"),
             (
@@ -123,10 +141,13 @@ impl Config {
             ((1..=10_000).contains(&self.streams_max), "streams_max", "1 to 10,000"),
             ((4 << 10..=1 << 20).contains(&self.header_bytes_max), "header_bytes_max", "4 KiB to 1 MiB"),
             ((64 << 10..=16 << 20).contains(&self.window_bytes), "window_bytes", "64 KiB to 16 MiB"),
+            ((1..=WORKERS_MAX).contains(&self.workers), "proxy.workers", "1 to 64"),
+            (long.contains(&self.unread_timeout), "unread_timeout", "1 s to 1 h"),
+            (long.contains(&self.stuck_timeout), "stuck_timeout", "1 s to 1 h"),
             ((ms(50)..=secs(60)).contains(&self.connect_timeout), "connect_timeout", "50 ms to 1 min"),
             (sign.contains(&self.ping_interval), "ping_interval", "100 ms to 1 min"),
             (sign.contains(&self.ping_timeout), "ping_timeout", "100 ms to 1 min"),
-            ((secs(1)..=secs(3600)).contains(&self.idle_timeout), "idle_timeout", "1 s to 1 h"),
+            (long.contains(&self.idle_timeout), "idle_timeout", "1 s to 1 h"),
             (self.drain_timeout <= secs(300), "drain_timeout", "0 to 5 min"),
         ];
         match rules.into_iter().find(|(is_kept, ..)| !is_kept) {
@@ -165,6 +186,9 @@ mod tests {
         check(|config| config.streams_max = 0, Some("streams_max"));
         check(|config| config.header_bytes_max = 1, Some("header_bytes_max"));
         check(|config| config.window_bytes = u32::MAX, Some("window_bytes"));
+        check(|config| config.workers = 0, Some("proxy.workers"));
+        check(|config| config.unread_timeout = Duration::ZERO, Some("unread_timeout"));
+        check(|config| config.stuck_timeout = Duration::ZERO, Some("stuck_timeout"));
         check(|config| config.connect_timeout = Duration::ZERO, Some("connect_timeout"));
         check(|config| config.ping_interval = Duration::ZERO, Some("ping_interval"));
         check(|config| config.ping_timeout = Duration::MAX, Some("ping_timeout"));

@@ -44,46 +44,13 @@ pub struct ConnectionView {
     pub in_flight: u32,
 }
 
-/// How many calls are on a connection, and whether it takes more.
-#[derive(Debug, Default)]
-pub(crate) struct Load(AtomicU32);
-
-impl Load {
-    /// Set once no more calls are taken.
-    const CLOSED: u32 = 1 << 31;
-
-    /// Takes a call, unless the connection is closed.
-    pub(crate) fn enter(&self) -> bool {
-        let next = |n| (n & Self::CLOSED == 0).then_some(n + 1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).is_ok()
-    }
-
-    pub(crate) fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    pub(crate) fn n(&self) -> u32 {
-        self.0.load(Ordering::Acquire) & !Self::CLOSED
-    }
-
-    /// Takes no more calls.
-    pub(crate) fn close(&self) {
-        self.0.fetch_or(Self::CLOSED, Ordering::AcqRel);
-    }
-
-    /// Takes no more calls if there are none now. Whether it is so.
-    pub(crate) fn close_if_idle(&self) -> bool {
-        self.0.compare_exchange(0, Self::CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
 /// One open connection.
 pub(crate) struct Open {
     pub(crate) peer: Peer,
     pub(crate) address: SocketAddr,
     pub(crate) direction: Direction,
     pub(crate) since: Timestamp,
-    pub(crate) load: Arc<Load>,
+    n_calls: AtomicU32,
     /// Cancelled when the peer no longer counts: the connection ends at once.
     pub(crate) cut: CancellationToken,
 }
@@ -106,7 +73,12 @@ pub(crate) struct Listed {
 impl Open {
     pub(crate) fn new(peer: Peer, address: SocketAddr, direction: Direction) -> Self {
         let since = Now::read().wall;
-        Self { peer, address, direction, since, load: Arc::default(), cut: CancellationToken::new() }
+        Self { peer, address, direction, since, n_calls: AtomicU32::new(0), cut: CancellationToken::new() }
+    }
+
+    /// Says how many calls are on it.
+    pub(crate) fn set_calls(&self, n: usize) {
+        self.n_calls.store(u32::try_from(n).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     fn ends(&self) -> (&SpiffeId, &SpiffeId) {
@@ -126,7 +98,7 @@ impl Open {
             group: self.peer.group.and_then(|group| group.as_str()).unwrap_or("unknown"),
             signature: self.peer.signature.and_then(|scheme| scheme.as_str()).unwrap_or("unknown"),
             since: self.since,
-            in_flight: self.load.n(),
+            in_flight: self.n_calls.load(Ordering::Relaxed),
         }
     }
 }
@@ -160,9 +132,9 @@ impl Connections {
         open.values().map(|open| open.view()).collect()
     }
 
-    /// Cuts those whose peer would not be let in now.
-    pub(crate) fn recheck(&self, members: &Members, counts: &Counts) {
-        let now = Now::read();
+    /// Cuts those whose peer would not be let in now. Whether there were any.
+    pub(crate) fn recheck(&self, members: &Members, counts: &Counts) -> bool {
+        let (now, mut is_any) = (Now::read(), false);
         let open: Vec<Arc<Open>> =
             self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         for open in open.iter().filter(|open| !open.cut.is_cancelled()) {
@@ -176,33 +148,15 @@ impl Connections {
                     "cut a connection"
                 );
                 open.cut.cancel();
+                is_any = true;
             }
         }
+        is_any
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
         self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_connection_takes_no_calls_and_a_busy_one_is_not_idle() {
-        let load = Load::default();
-        assert!(load.enter() && !load.close_if_idle());
-        load.leave();
-        assert!(load.close_if_idle() && !load.enter());
-        assert_eq!(load.n(), 0);
-        let load = Load::default();
-        assert!(load.enter());
-        load.close();
-        assert!(!load.enter());
-        load.leave();
-        assert_eq!(load.n(), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use types::ServiceName;
 
 use crate::metrics::{Count, Counts};
+use crate::relay::Socket;
 use crate::room::Shared;
 use crate::socket::{self, SILENCE_MAX};
 use crate::{inbound, outbound, tunnel};
@@ -60,11 +61,7 @@ impl Door {
                 accepted = self.accept() => match accepted {
                     Ok(stream) => match Arc::clone(&permits).try_acquire_owned() {
                         Ok(permit) => {
-                            let serving = self.connection(&shared, stream, drain.clone());
-                            connections.spawn(async move {
-                                let _permit = permit;
-                                serving.await;
-                            });
+                            connections.spawn(self.connection(&shared, stream, permit, drain.clone()));
                         }
                         Err(_) => {
                             counts.add(Count::ConnectionShed);
@@ -88,26 +85,34 @@ impl Door {
         &self,
         shared: &Arc<Shared>,
         stream: Stream,
+        permit: OwnedSemaphorePermit,
         drain: CancellationToken,
     ) -> futures::future::BoxFuture<'static, ()> {
         let shared = Arc::clone(shared);
         match (self, stream) {
             (Self::Inbound(_), Stream::Tcp(stream, address)) => {
-                Box::pin(inbound::connection(shared, stream, address, drain))
+                Box::pin(inbound::connection(shared, stream, address, permit, drain))
             }
             (Self::Tunnel(_, service), Stream::Tcp(stream, address)) => {
-                Box::pin(tunnel::open(shared, stream, address, service.clone(), drain))
+                let service = service.clone();
+                Box::pin(async move {
+                    let _permit = permit;
+                    tunnel::open(shared, stream, address, service, drain).await;
+                })
             }
             (_, Stream::Tcp(stream, address)) => Box::pin(async move {
                 let prepared = socket::prepare(&stream, SILENCE_MAX).and_then(|()| stream.local_addr());
-                if let Ok(local) = prepared {
-                    let owner = shared.attestor.caller(local, address).await;
-                    outbound::connection(shared, stream, owner, drain).await;
+                let Ok(local) = prepared else { return };
+                let owner = shared.attestor.caller(local, address).await;
+                if let Ok(stream) = stream.into_std() {
+                    outbound::connection(&shared, Socket::Tcp(stream), owner, permit);
                 }
             }),
             (_, Stream::Unix(stream)) => Box::pin(async move {
                 let owner = shared.attestor.peer(&stream);
-                outbound::connection(shared, stream, owner, drain).await;
+                if let Ok(stream) = stream.into_std() {
+                    outbound::connection(&shared, Socket::Unix(stream), owner, permit);
+                }
             }),
         }
     }

@@ -39,6 +39,9 @@ pub enum Error {
     /// Another program answers on the Unix socket.
     #[error("another program listens on {}: stop it, or set `run`", .0.display())]
     SocketTaken(PathBuf),
+    /// The event loops cannot be made.
+    #[error("failed to make event loops: see that more files may be open, or set `proxy.workers` to less")]
+    Workers(#[source] io::Error),
     /// Callers cannot be told apart.
     #[error("failed to prepare for telling who calls")]
     Attest(#[from] attest::Error),

@@ -1,20 +1,19 @@
-//! What is read of headers and answers, for `tests/fuzz` alone.
+//! What is read of fields and answers, for `tests/fuzz` alone.
 
 use std::time::Duration;
 
-use http::request::Parts;
-use http::uri::Scheme;
-use http::{HeaderMap, HeaderValue, Request};
+use wire::hpack::{Fields, Name};
 
 use types::{Reason, Refusal};
 
-use crate::{headers, health, trace};
+use crate::headers::{self, Asked};
+use crate::{health, trace};
 
-/// What the headers of a call or of an answer say.
+/// What the fields of a call or of an answer say.
 #[derive(Debug)]
 pub struct Said {
     /// The host that it is for.
-    pub host: Option<String>,
+    pub host: Vec<u8>,
     /// How long the caller waits.
     pub timeout: Result<Option<Duration>, Refusal>,
     /// The status of the call.
@@ -29,35 +28,34 @@ pub struct Said {
     pub is_traced: bool,
 }
 
-/// Reads all that is read of headers.
-pub fn read(head: &Parts) -> Said {
-    let traced = head.headers.get("traceparent").and_then(|value| trace::parent(value.to_str().ok()?));
+/// Reads all that is read of fields.
+pub fn read(fields: &Fields) -> Said {
+    let asked = Asked::of(fields);
+    let traced = fields.value(Name::Traceparent).and_then(|it| trace::parent(std::str::from_utf8(it).ok()?));
     Said {
-        host: headers::host(head).map(str::to_owned),
-        timeout: headers::timeout(&head.headers),
-        status: headers::status(&head.headers),
-        server_time: headers::server_time(&head.headers),
-        refused: headers::refused(&head.headers),
-        is_taken: headers::is_grpc(&head.headers) && headers::check(head).is_ok(),
+        host: asked.host(fields).to_vec(),
+        timeout: asked.timeout(fields),
+        status: headers::status(fields),
+        server_time: headers::server_time(fields),
+        refused: headers::refused(fields),
+        is_taken: asked.is_grpc && asked.check(fields).is_ok(),
         is_traced: traced.is_some(),
     }
 }
 
-/// The call as it goes to a service of this node, but for who called.
-pub fn onward(head: &Parts) -> Request<()> {
-    let mut request = headers::onward(head, Scheme::HTTP);
-    headers::strip(request.headers_mut());
-    request
+/// Makes a call what goes to a service of this node, called by `caller`.
+pub fn onward(fields: &mut Fields, caller: &[u8]) {
+    Asked::of(fields).onward(fields, b"http", (Name::XForwardedClientCert, caller));
 }
 
-/// What is left of the headers of an answer.
-pub fn strip(map: &mut HeaderMap) {
-    headers::strip(map);
+/// Leaves of the fields of an answer what passes.
+pub fn strip(fields: &mut Fields) {
+    headers::strip(fields);
 }
 
-/// A timeout as it is told to the service.
-pub fn timeout(left: Duration) -> HeaderValue {
-    headers::format_timeout(left)
+/// Sets a timeout as it is told to the service.
+pub fn set_timeout(fields: &mut Fields, left: Duration) {
+    headers::set_timeout(fields, left);
 }
 
 /// Whether the body of an answer to a health check says that the service is well.

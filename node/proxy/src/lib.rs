@@ -3,8 +3,8 @@
 //! A shell: callers on this machine connect in the clear and are attested; `route` picks an endpoint; the call
 //! goes there over a pooled HTTP/2 connection between the two services' SVIDs; the other node's proxy
 //! authorises it and hands it to the local service. Bodies are never looked at and never held back beyond
-//! what flow control allows. HTTP/1.1 and other TCP go through tunnels, as bytes. What HTTP/2 needs of the
-//! `h2` crate is in `body`, `call`, `link` and `serve`.
+//! what flow control allows. HTTP/1.1 and other TCP go through tunnels, as bytes. Connections are accepted, attested,
+//! secured and made by tokio; the calls on them are carried by the threads of `relay`.
 
 pub mod health;
 
@@ -21,12 +21,8 @@ mod inbound;
 mod outbound;
 mod tunnel;
 
-mod body;
-mod call;
-mod link;
-mod pool;
-mod pulse;
-mod serve;
+mod dial;
+mod relay;
 
 mod connections;
 mod edges;

@@ -48,12 +48,16 @@ counts! {
     ConnectionCut = "sagemesh.proxy.connections", "cut";
     /// Connections closed at once because there were too many.
     ConnectionShed = "sagemesh.proxy.connections", "shed";
-    /// Connections that ended because their task panicked.
+    /// Connections closed because their other end took nothing, or sent half a frame and no more.
+    ConnectionStuck = "sagemesh.proxy.connections", "stuck";
+    /// Connections that ended because handling them panicked.
     ConnectionPanicked = "sagemesh.proxy.connections", "panicked";
     /// Calls of callers on this machine.
     OutboundCall = "sagemesh.proxy.outbound.calls", "";
     /// Calls for services on this machine.
     InboundCall = "sagemesh.proxy.inbound.calls", "";
+    /// Calls reset because their receiver left what it was sent unread.
+    CallUnread = "sagemesh.proxy.calls", "unread";
     /// Attempts beyond the first of a call.
     CallRetried = "sagemesh.proxy.retries", "";
     /// Tunnels opened by callers on this machine.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mio::Poll;
 use tls::{News, Server};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -17,14 +18,14 @@ use identity::Members;
 
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::dial::Ground;
 use crate::doors::Door;
 use crate::edges::Edges;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inbound;
-use crate::link::Ground;
 use crate::metrics::Counts;
-use crate::pool::Pool;
+use crate::relay::{Crew, Working};
 use crate::routes::Routes;
 use crate::shares::Shares;
 use crate::socket;
@@ -47,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Semaphore,
     pub(crate) shares: Arc<Shares>,
     pub(crate) routes: Arc<Routes>,
-    pub(crate) pool: Pool,
+    pub(crate) crew: Crew,
     pub(crate) tasks: Tasks,
 }
 
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
 pub struct Proxy {
     shared: Arc<Shared>,
     doors: Vec<Door>,
+    pollers: Vec<Poll>,
     outbound: SocketAddr,
     inbound: SocketAddr,
     tunnels: Vec<SocketAddr>,
@@ -91,26 +93,17 @@ impl Proxy {
         let routes = Arc::new(Routes::new(config.route.clone()));
         routes.update(&table.borrow().endpoints);
         let edges = Arc::new(Edges::new(Arc::clone(&counts)));
+        let (crew, pollers) = Crew::new(config.workers).map_err(Error::Workers)?;
         let tasks = Tasks::new(Arc::clone(&counts));
         let server = inbound::server(table.clone(), members.clone());
         let n_max = config.connections_max as usize;
         let (handshakes, shares) = (Semaphore::new(HANDSHAKES_MAX.min(n_max / 2)), Shares::new(n_max));
         let ground =
             Arc::new(Ground { config, counts, edges, connections: Arc::new(Connections::new(news)) });
-        let shared = Shared {
-            ground,
-            table,
-            members,
-            server,
-            attestor,
-            handshakes,
-            shares,
-            routes,
-            pool: Pool::default(),
-            tasks,
-        };
+        let shared =
+            Shared { ground, table, members, server, attestor, handshakes, shares, routes, crew, tasks };
         let shared = Arc::new(shared);
-        Ok(Self { shared, doors, outbound, inbound, tunnels })
+        Ok(Self { shared, doors, pollers, outbound, inbound, tunnels })
     }
 
     /// Where callers on this machine connect.
@@ -135,26 +128,42 @@ impl Proxy {
 
     /// Carries calls until `shutdown`. Then takes no more, tells callers so (GOAWAY), and waits for those in
     /// flight, `drain_timeout` at most.
+    ///
+    /// # Panics
+    /// If a worker did, outside of what one connection made it do.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { shared, doors, .. } = self;
+        let Self { shared, doors, pollers, .. } = self;
+        let mut working = Working::start(&shared, pollers);
         let config = &shared.ground.config;
-        let n_max = config.connections_max as usize;
-        let [near, far, tunnels] = [(); 3].map(|()| Arc::new(Semaphore::new(n_max)));
+        let n_max = config.connections_max;
+        let permits = [(); 3].map(|()| Arc::new(Semaphore::new(n_max as usize)));
+        let [near, far, tunnels] = &permits;
         let mut serving = JoinSet::new();
         for door in doors {
             let permits = match &door {
-                Door::Outbound(_) | Door::Socket(_) => &near,
-                Door::Inbound(_) => &far,
-                Door::Tunnel(..) => &tunnels,
+                Door::Outbound(_) | Door::Socket(_) => near,
+                Door::Inbound(_) => far,
+                Door::Tunnel(..) => tunnels,
             };
             serving.spawn(door.serve(Arc::clone(&shared), Arc::clone(permits), shutdown.clone()));
         }
-        follow(&shared, &shutdown).await;
-        let drained = async { while serving.join_next().await.is_some() {} };
+        tokio::select! {
+            () = follow(&shared, &shutdown) => {}
+            () = working.ended() => working.stop(),
+        }
+        shared.crew.drain();
+        let drained = async {
+            while serving.join_next().await.is_some() {}
+            for permits in &permits {
+                // All of them: nobody holds a connection any more.
+                let _ = permits.acquire_many(n_max).await;
+            }
+        };
         if timeout(config.drain_timeout, drained).await.is_err() {
             info!("stopped before all calls had ended");
         }
         serving.shutdown().await;
+        working.stop();
         shared.tasks.stop().await;
         if let Some(path) = &config.socket
             && let Err(err) = std::fs::remove_file(path)
@@ -183,7 +192,9 @@ async fn follow(shared: &Shared, shutdown: &CancellationToken) {
             _ = tick.tick() => {}
         }
         let current = Arc::clone(&members.borrow_and_update());
-        shared.ground.connections.recheck(&current, &shared.ground.counts);
+        if shared.ground.connections.recheck(&current, &shared.ground.counts) {
+            shared.crew.recheck();
+        }
     }
 }
 

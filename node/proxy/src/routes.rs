@@ -40,8 +40,12 @@ impl Routes {
     ///
     /// # Errors
     /// Why nowhere.
-    pub(crate) fn decide(self: &Arc<Self>, request: &Request<'_>) -> Result<(Route, Pending), Refusal> {
-        match self.router().decide(Now::read(), request) {
+    pub(crate) fn decide(
+        self: &Arc<Self>,
+        now: Now,
+        request: &Request<'_>,
+    ) -> Result<(Route, Pending), Refusal> {
+        match self.router().decide(now, request) {
             Decision::Send(route) => {
                 let pending = Pending { routes: Arc::clone(self), ticket: Some(route.ticket) };
                 Ok((route, pending))
@@ -52,19 +56,17 @@ impl Routes {
 }
 
 impl Pending {
-    pub(crate) fn report(mut self, outcome: Outcome) {
-        self.tell(outcome);
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
+    pub(crate) fn report(mut self, now: Now, outcome: Outcome) {
         if let Some(ticket) = self.ticket.take() {
-            self.routes.router().report(Now::read(), ticket, outcome);
+            self.routes.router().report(now, ticket, outcome);
         }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.tell(Outcome::Cancelled);
+        if let Some(ticket) = self.ticket.take() {
+            self.routes.router().report(Now::read(), ticket, Outcome::Cancelled);
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! Tasks that outlive whoever started them: pooled connections. The room holds them.
+//! Tasks that outlive whoever started them: connections that are being made. The room holds them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::metrics::{Count, Counts};
@@ -9,14 +10,17 @@ use crate::metrics::{Count, Counts};
 /// Such tasks. Those that panicked are counted when the next one starts or all stop.
 pub(crate) struct Tasks {
     running: Mutex<JoinSet<()>>,
+    runtime: Handle,
     counts: Arc<Counts>,
 }
 
 impl Tasks {
+    /// Must be called within the runtime that tasks are to run on.
     pub(crate) fn new(counts: Arc<Counts>) -> Self {
-        Self { running: Mutex::default(), counts }
+        Self { running: Mutex::default(), runtime: Handle::current(), counts }
     }
 
+    /// Starts a task, from any thread.
     pub(crate) fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(ended) = running.try_join_next() {
@@ -24,7 +28,7 @@ impl Tasks {
                 self.counts.add(Count::ConnectionPanicked);
             }
         }
-        running.spawn(task);
+        running.spawn_on(task, &self.runtime);
     }
 
     /// Ends all of them.

@@ -1,14 +1,13 @@
 //! Spans of calls that their callers have traced (W3C Trace Context, Level 1, section 3.2). Headers pass through
 //! as they came; a span here is a child of the caller's.
 
-use http::HeaderMap;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 /// A span for a call that its caller samples; none for all others, which so cost nothing.
-pub(crate) fn span(kind: &'static str, headers: &HeaderMap) -> Span {
-    let Some(parent) = headers.get("traceparent").and_then(|value| parent(value.to_str().ok()?)) else {
+pub(crate) fn span(kind: &'static str, traceparent: Option<&[u8]>) -> Span {
+    let Some(parent) = traceparent.and_then(|value| parent(std::str::from_utf8(value).ok()?)) else {
         return Span::none();
     };
     let span = info_span!("proxy.call", otel.kind = kind, rpc.system = "grpc");

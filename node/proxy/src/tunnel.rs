@@ -17,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use route::{Attempt, EndpointId, Outcome, Route};
-use types::{Reason, Refusal, ServiceName};
+use types::{Now, Reason, Refusal, ServiceName};
 
 use crate::connections::{Direction, Listed, Open};
+use crate::dial::{connect, secure};
 use crate::edges::{Edges, Tally};
 use crate::inbound::Guest;
-use crate::link::{connect, secure};
 use crate::metrics::Count;
 use crate::outbound::{ATTEMPTS_MAX, Caller, target};
 use crate::room::Shared;
@@ -90,7 +90,7 @@ async fn reach(shared: &Shared, caller: &Caller, service: &ServiceName) -> Resul
     let mut last = None;
     while tried.len() < ATTEMPTS_MAX {
         let attempt = if tried.is_empty() { Attempt::First } else { Attempt::Again(&tried) };
-        let decided = shared.routes.decide(&route::Request { service, deadline: None, attempt });
+        let decided = shared.routes.decide(Now::read(), &route::Request { service, deadline: None, attempt });
         let (route, pending) = match decided {
             Ok(decided) => decided,
             Err(refusal) => return Err(last.unwrap_or(refusal)),
@@ -98,11 +98,11 @@ async fn reach(shared: &Shared, caller: &Caller, service: &ServiceName) -> Resul
         let begun = std::time::Instant::now();
         match dial(shared, caller, &route).await {
             Ok(far) => {
-                pending.report(Outcome::Answered { latency: begun.elapsed(), status: None });
+                pending.report(Now::read(), Outcome::Answered { latency: begun.elapsed(), status: None });
                 return Ok(far);
             }
             Err(refusal) => {
-                pending.report(Outcome::Unsent);
+                pending.report(Now::read(), Outcome::Unsent);
                 let callee = target(&route.endpoint.id);
                 count_refusal(&shared.ground.edges, caller, callee, &refusal);
                 tried.push(route.endpoint.id.clone());
@@ -225,7 +225,7 @@ async fn splice<T: AsyncRead + AsyncWrite + Unpin>(
     drain: &CancellationToken,
     shared: &Shared,
 ) -> io::Result<(u64, u64)> {
-    listed.open.load.enter();
+    listed.open.set_calls(1);
     let drained = async {
         drain.cancelled().await;
         tokio::time::sleep(shared.ground.config.drain_timeout).await;

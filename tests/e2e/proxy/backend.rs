@@ -155,6 +155,8 @@ async fn serve(
             sink.send_trailers(trailers("0")).unwrap();
         }
         "/t.T/Fail" => {
+            // Answers once all of the request is there: an answer that begins before has no time of the server.
+            while let Some(Ok(_)) = body.data().await {}
             let mut response = head(name);
             response.headers_mut().insert("grpc-status", HeaderValue::from_static("5"));
             response.headers_mut().insert("grpc-message", HeaderValue::from_static("no%20such"));

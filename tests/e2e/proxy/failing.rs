@@ -195,7 +195,8 @@ async fn no_call_waits_in_vain_for_a_connection_to_a_node_that_was_cut_off() {
         asked.headers_mut().insert("grpc-timeout", "600m".parse().unwrap());
         client.ask(asked, message(0, b"")).await
     };
-    while service.seen.n() == 0 || other.seen.n() == 0 {
+    // Often enough that what the first call cost is forgotten.
+    while service.seen.n() < 10 || other.seen.n() < 10 {
         call().await.is_ok();
     }
     path.falls_silent();

@@ -89,6 +89,8 @@ pub struct RawProxy {
     pub outbound: Option<SocketAddr>,
     /// How long a call may take that names no deadline. Default 15,000, from 100 to 3,600,000.
     pub timeout_ms: Option<u64>,
+    /// Threads that carry calls. Default one for each processor, from 1 to 64.
+    pub workers: Option<usize>,
 }
 
 /// Section `[telemetry]`.
