@@ -221,7 +221,10 @@ impl Service {
         let one = rng.random_range(0..among.len());
         let other = rng.random_range(0..among.len() - 1);
         let (one, other) = (among[one], among[if other < one { other } else { other + 1 }]);
-        let cost = |idx: usize| self.endpoints[idx].cost(now, config, self.neutral);
+        // Who has not answered yet is taken to be as good as the other: what was usual once may be long past.
+        let peak = |idx: usize| self.endpoints[idx].peak(now, config);
+        let neutral = peak(one).or_else(|| peak(other)).unwrap_or(self.neutral);
+        let cost = |idx: usize| self.endpoints[idx].cost(now, config, neutral);
         if cost(other) < cost(one) { other } else { one }
     }
 

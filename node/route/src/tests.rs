@@ -82,6 +82,15 @@ fn a_new_endpoint_is_neither_flooded_nor_starved() {
 }
 
 #[test]
+fn an_endpoint_that_was_never_called_is_tried_however_slow_the_first_call_was() {
+    let mut story = Story::new(2);
+    let first = story.makes(ms(50));
+    story.waits(ms(10_000));
+    let taken: Vec<usize> = (0..50).map(|_| story.makes(ms(1))).collect();
+    assert!(taken.iter().any(|idx| *idx != first), "all went to {first}");
+}
+
+#[test]
 fn an_endpoint_that_is_silent_gets_no_calls_until_it_answers() {
     let mut story = Story::new(2);
     for _ in 0..50 {
