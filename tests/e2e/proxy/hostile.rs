@@ -1,12 +1,15 @@
 //! What a hostile caller can do: nothing to others.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::Reason as Code;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::street::{Street, message, request};
+use super::backend::Service;
+use super::street::{self, Street, grpc, message, receive, request};
 use crate::town::within;
 
 #[tokio::test]
@@ -103,4 +106,38 @@ async fn what_speaks_another_protocol_is_hung_up_on() {
         assert!(port == nas.inbound || ended.is_ok(), "closed and not reset: {ended:?}");
         assert!(told.len() < 256, "{told:?}");
     }
+}
+
+#[tokio::test]
+async fn who_leaves_an_answer_unread_loses_that_call_and_no_more() {
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let _nas = street.house("nas", "echo", grpc(service.address), "*").await;
+    let config = proxy::Config { unread_timeout: Duration::from_secs(1), ..street::config() };
+    let pi = street.house_with("pi", "web", None, "", config).await;
+    let mut client = pi.client().await;
+    let (response, mut sink) = client.begin(request("echo", "Drip"));
+    sink.send_data(message(0, b""), true).unwrap();
+    let (head, body) = within("headers", response).await.unwrap().into_parts();
+    within("an end of patience", async {
+        while pi.handle.count(proxy::Count::CallUnread) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    within("a reset", receive(head, body)).await.unwrap_err();
+    client.echo(b"others go on").await.is_ok();
+    pi.settles().await;
+}
+
+#[tokio::test]
+async fn who_sends_half_a_frame_and_no_more_is_hung_up_on() {
+    let mut street = Street::new();
+    let config = proxy::Config { stuck_timeout: Duration::from_secs(1), ..street::config() };
+    let pi = street.house_with("pi", "web", None, "", config).await;
+    let mut stream = TcpStream::connect(pi.outbound).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x10\x01").await.unwrap();
+    let mut told = Vec::new();
+    let _ = within("an end", stream.read_to_end(&mut told)).await;
+    assert_eq!(pi.handle.count(proxy::Count::ConnectionStuck), 1);
 }
