@@ -346,7 +346,6 @@ impl Streams {
 
 /// Where the index holds an id if nothing is in the way. Scattered: ids of one connection follow each other, and side
 /// by side they would be one run, which each removal walks to its end.
-#[expect(clippy::cast_possible_truncation, reason = "a hash is masked")]
 const fn home(id: u32, mask: usize) -> usize {
     // Knuth's multiplicative hashing, by the golden ratio.
     ((id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask
