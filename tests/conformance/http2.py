@@ -101,7 +101,7 @@ def run(ground, args, tally):
     pair = Pair(ground, args.binary)
     listen = f"127.0.0.1:{SERVER_PORT}"
     pair.found(
-        service("caller", [*tools.values(), python], calls=[SERVICE]),
+        service("caller", [*tools.values(), python]),
         service(
             SERVICE, [tools["interop"]], listen=listen, health="tcp", allow=["svc/caller", "operator/h2spec"]
         ),

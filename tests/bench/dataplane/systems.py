@@ -99,7 +99,7 @@ class Bench:
 
     def services(self):
         """What both nodes are told of services. `client` may call `echo`, `denied` may not, and `unmapped` is none."""
-        here = service("client", [self.pd], calls=["echo"]) + service("denied", [self.denied])
+        here = service("client", [self.pd]) + service("denied", [self.denied])
         listen = f"127.0.0.1:{ECHO}"
         return here, service("echo", [self.pd], listen=listen, health="tcp", allow=["svc/client"])
 
