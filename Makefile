@@ -34,7 +34,7 @@ check: ## Formatting, lints, and which crates may be built in
 test-long: setup ## Run all tests with 20,000 cases a property
 	PROPTEST_CASES=20000 cargo test --workspace --locked
 
-bench-mesh: setup ## Measure joining, crashes and idle nodes with real nodes, as root (ARGS='--only kill', --quick)
+bench-mesh: setup ## Measure joining, crashes and idle nodes with real nodes, then simulated meshes, as root (ARGS='--only kill', --quick)
 	cargo build --release --locked -p sagemesh-daemon
 	cargo run --release --locked -p sagemesh-tests --bin bench-mesh -- $(ARGS)
 

@@ -107,10 +107,13 @@ async fn bench(cli: &Cli) -> anyhow::Result<()> {
         kill::run(&binary, cli.quick, &mut report).await?;
     }
     if runs(Part::Sim) {
-        // The short runs, of 100 nodes: the long ones stand in `make bench-mesh-sim`.
-        let chosen = ["steady", "partition", "crash", "starved"].map(str::to_owned);
-        let simulate = || simulated::run(&chosen, true, &mut report);
-        tokio::task::block_in_place(simulate);
+        let whole = ["steady", "steady1000", "partition", "crash"].map(str::to_owned);
+        // These take most of an hour: all of it stands in `make bench-mesh-sim`.
+        let short = ["starved", "rival"].map(str::to_owned);
+        tokio::task::block_in_place(|| {
+            simulated::run(&whole, cli.quick, &mut report);
+            simulated::run(&short, true, &mut report);
+        });
     }
     report.finish();
     Ok(())
