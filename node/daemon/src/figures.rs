@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use membership::Liveness;
 use mesh::Gossiping;
-use proxy::REFUSALS;
+use proxy::{FLOODS, FRAMES, Flood, REFUSALS};
 use types::Reason;
 
 use crate::metrics::{Figure, Source};
@@ -20,7 +20,7 @@ pub(crate) struct Figures {
 
 #[expect(clippy::cast_precision_loss, reason = "OpenMetrics counts in floating point")]
 const fn figure((name, error): (&'static str, &'static str), help: &'static str, value: u64) -> Figure {
-    Figure { name, error, help, value: value as f64 }
+    Figure { name, error, flood: "", help, value: value as f64 }
 }
 
 impl Source for Figures {
@@ -35,6 +35,12 @@ impl Source for Figures {
         let refused = refused
             .filter(|(_, n)| *n > 0)
             .map(|(code, n)| figure((REFUSALS, code), "Calls, tunnels and connections refused.", n));
+        let floods = Flood::ALL.into_iter().flat_map(|flood| {
+            let (ended, came) = (self.proxy.floods(flood), self.proxy.frames(flood));
+            let frames = figure((FRAMES, ""), "Frames of which too many are a flood.", came);
+            [figure(FLOODS, "Connections ended for a flood.", ended), frames]
+                .map(|figure| Figure { flood: flood.name(), ..figure })
+        });
         let counts = self.store.counts();
         let store = [
             figure(("sagemesh.store.transactions", ""), "Transactions written.", counts.n_transactions),
@@ -42,7 +48,7 @@ impl Source for Figures {
             figure(("sagemesh.store.commits", "refused"), "Batched commits given up.", counts.n_refused),
             figure(("sagemesh.store.events", "shed"), "Events shed from a full queue.", counts.n_shed),
         ];
-        links.chain(calls).chain(asked).chain(refused).chain(store).collect()
+        links.chain(calls).chain(floods).chain(asked).chain(refused).chain(store).collect()
     }
 
     fn gauges(&self) -> Vec<Figure> {

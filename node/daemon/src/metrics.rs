@@ -21,6 +21,8 @@ pub struct Figure {
     pub name: &'static str,
     /// What failed; empty where nothing did.
     pub error: &'static str,
+    /// Of what there is too much, or would be; empty where it is no flood.
+    pub flood: &'static str,
     /// What it is, for people.
     pub help: &'static str,
     /// How much.
@@ -71,21 +73,22 @@ impl Collector for All {
         for (name, figures) in group(self.0.iter().flat_map(|source| source.counters())) {
             let mut family = encoder.encode_descriptor(&name, figures[0].help, None, MetricType::Counter)?;
             for figure in figures {
-                ConstCounter::new(figure.value).encode(family.encode_family(&labels(figure.error))?)?;
+                ConstCounter::new(figure.value).encode(family.encode_family(&labels(figure))?)?;
             }
         }
         for (name, figures) in group(self.0.iter().flat_map(|source| source.gauges())) {
             let mut family = encoder.encode_descriptor(&name, figures[0].help, None, MetricType::Gauge)?;
             for figure in figures {
-                ConstGauge::new(figure.value).encode(family.encode_family(&labels(figure.error))?)?;
+                ConstGauge::new(figure.value).encode(family.encode_family(&labels(figure))?)?;
             }
         }
         Ok(())
     }
 }
 
-fn labels(error: &str) -> Vec<(&str, &str)> {
-    if error.is_empty() { Vec::new() } else { vec![("error_type", error)] }
+fn labels(figure: Figure) -> Vec<(&'static str, &'static str)> {
+    let labels = [("error_type", figure.error), ("flood", figure.flood)];
+    labels.into_iter().filter(|(_, value)| !value.is_empty()).collect()
 }
 
 /// Figures of one name stand together, at least one for each.
@@ -105,12 +108,14 @@ mod tests {
 
     impl Source for Links {
         fn counters(&self) -> Vec<Figure> {
-            let links = |error, value| Figure { name: "sagemesh.mesh.links", error, help: "Links.", value };
-            vec![links("", 3.0), links("refused", 1.0)]
+            let links = |error, flood, value| {
+                Figure { name: "sagemesh.mesh.links", error, flood, help: "Links.", value }
+            };
+            vec![links("", "", 3.0), links("refused", "", 1.0), links("flood", "pings", 2.0)]
         }
 
         fn gauges(&self) -> Vec<Figure> {
-            vec![Figure { name: "sagemesh.mesh.peers", error: "", help: "Nodes.", value: 4.0 }]
+            vec![Figure { name: "sagemesh.mesh.peers", error: "", flood: "", help: "Nodes.", value: 4.0 }]
         }
     }
 
@@ -122,6 +127,7 @@ mod tests {
             "# TYPE sagemesh_mesh_links counter",
             "sagemesh_mesh_links_total{} 3.0",
             "sagemesh_mesh_links_total{error_type=\"refused\"} 1.0",
+            "sagemesh_mesh_links_total{error_type=\"flood\",flood=\"pings\"} 2.0",
             "# TYPE sagemesh_mesh_peers gauge",
             "sagemesh_mesh_peers{} 4.0",
             "# EOF",

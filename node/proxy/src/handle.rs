@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use types::call::CallStats;
 use types::{EdgeKey, Reason, ServiceName};
+use wire::Flood;
 
 use crate::connections::ConnectionView;
 use crate::metrics::Count;
@@ -41,5 +42,15 @@ impl Handle {
     /// How many calls, tunnels and connections were refused for a reason since the start.
     pub fn refused(&self, reason: Reason) -> u64 {
         self.shared.ground.counts.refused(reason)
+    }
+
+    /// How many connections were ended for a flood since the start.
+    pub fn floods(&self, flood: Flood) -> u64 {
+        self.shared.ground.counts.floods(flood)
+    }
+
+    /// How many frames that are a flood if too many come have come since the start.
+    pub fn frames(&self, flood: Flood) -> u64 {
+        self.shared.ground.counts.frames(flood)
     }
 }

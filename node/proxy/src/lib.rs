@@ -41,6 +41,8 @@ pub use crate::config::{Config, Tunnel};
 pub use crate::connections::{ConnectionView, Direction};
 pub use crate::error::Error;
 pub use crate::handle::Handle;
-pub use crate::metrics::{Count, REFUSALS};
+pub use crate::metrics::{Count, FLOODS, FRAMES, REFUSALS};
 pub use crate::room::Proxy;
 pub use crate::table::{Backend, Local, Protocol, Table};
+
+pub use wire::Flood;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use types::Reason;
+use wire::Flood;
 
 macro_rules! counts {
     ($($(#[doc = $doc:literal])+ $name:ident = $metric:literal, $error:literal;)+) => {
@@ -68,6 +69,14 @@ counts! {
     EdgeShed = "sagemesh.proxy.edges", "shed";
 }
 
+/// What the counter of connections that were ended for a flood is called, and its `error.type` label; its `flood`
+/// label is the flood's name.
+pub const FLOODS: (&str, &str) = ("sagemesh.proxy.connections", "flood");
+
+/// What the counter of frames that are a flood if too many come is called; its `flood` label is the flood's name.
+/// A connection's are added every few seconds and at its end.
+pub const FRAMES: &str = "sagemesh.proxy.frames";
+
 /// What the counter of refusals is called; its `error.type` label is the reason's code.
 pub const REFUSALS: &str = "sagemesh.proxy.refusals";
 
@@ -76,12 +85,19 @@ pub const REFUSALS: &str = "sagemesh.proxy.refusals";
 pub(crate) struct Counts {
     counts: [AtomicU64; Count::ALL.len()],
     refused: [AtomicU64; Reason::ALL.len()],
+    floods: [AtomicU64; Flood::ALL.len()],
+    frames: [AtomicU64; Flood::ALL.len()],
 }
 
 impl Default for Counts {
     fn default() -> Self {
         let zero = |_| AtomicU64::new(0);
-        Self { counts: std::array::from_fn(zero), refused: std::array::from_fn(zero) }
+        Self {
+            counts: std::array::from_fn(zero),
+            refused: std::array::from_fn(zero),
+            floods: std::array::from_fn(zero),
+            frames: std::array::from_fn(zero),
+        }
     }
 }
 
@@ -100,5 +116,28 @@ impl Counts {
 
     pub(crate) fn refused(&self, reason: Reason) -> u64 {
         self.refused[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection that was ended for a flood.
+    pub(crate) fn flood(&self, flood: Flood) {
+        self.floods[flood as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn floods(&self, flood: Flood) -> u64 {
+        self.floods[flood as usize].load(Ordering::Relaxed)
+    }
+
+    /// Adds what a connection has counted.
+    pub(crate) fn add_frames(&self, counted: &wire::Counts) {
+        for flood in Flood::ALL {
+            match counted.of(flood) {
+                0 => {}
+                n => drop(self.frames[flood as usize].fetch_add(n, Ordering::Relaxed)),
+            }
+        }
+    }
+
+    pub(crate) fn frames(&self, flood: Flood) -> u64 {
+        self.frames[flood as usize].load(Ordering::Relaxed)
     }
 }

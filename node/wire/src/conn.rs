@@ -179,9 +179,9 @@ impl Conn {
         self.peer.header_list_max
     }
 
-    /// How much of what may be a flood came so far.
-    pub const fn counts(&self) -> &Counts {
-        self.budgets.counts()
+    /// How much of what may be a flood came since this was asked last.
+    pub fn take_counts(&mut self) -> Counts {
+        self.budgets.take_counts()
     }
 
     /// Streams for which the caller has something to send and has got no byte sent for `longer`, with their tokens:

@@ -131,8 +131,8 @@ impl Budgets {
         }
     }
 
-    pub(crate) const fn counts(&self) -> &Counts {
-        &self.counts
+    pub(crate) fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Takes note of a frame that carries something.

@@ -140,6 +140,7 @@ impl Worker {
         let now = self.now.mono;
         let config = &self.shared.ground.config;
         let Some(conn) = self.conns.touch(key) else { return };
+        self.shared.ground.counts.add_frames(&conn.wire.take_counts());
         if conn.wire.n_streams() == 0 {
             conn.wire.shrink();
             conn.waiting = Vec::new();

@@ -244,6 +244,9 @@ impl Worker {
                 Ok(None) => break,
                 Err(err) => {
                     conn.is_over = true;
+                    if let wire::Error::Flood(flood) = err {
+                        self.shared.ground.counts.flood(flood);
+                    }
                     debug!(error = %err, "a connection broke a rule");
                     self.lose_calls(key, &Broken::Wire(err));
                     return Ok(());
@@ -366,6 +369,7 @@ impl Worker {
         if let Some(listed) = conn.listed() {
             listed.open.set_calls(0);
         }
+        self.shared.ground.counts.add_frames(&conn.wire.take_counts());
         conn.io.close();
         debug!(error = %why, "a connection ended");
         for buffer in [std::mem::take(&mut conn.out), std::mem::take(&mut conn.rest)] {

@@ -23,7 +23,7 @@ fn floods(flood: Flood, before: &[u8], one: impl Fn(u32) -> Vec<u8>) {
                 assert_eq!(err, Error::Flood(flood));
                 assert!(n + 2 >= burst, "after {n}");
                 assert_eq!(end.codes().last(), Some(&(kind::GOAWAY, 0, Code::ENHANCE_YOUR_CALM)));
-                return assert!(end.conn.counts().of(flood) >= u64::from(burst));
+                return assert!(end.conn.take_counts().of(flood) >= u64::from(burst));
             }
         }
     }

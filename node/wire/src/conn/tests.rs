@@ -179,7 +179,7 @@ fn what_was_on_its_way_when_a_stream_was_reset_is_dropped() {
     let late = [data(1, 0, b"late"), headers(1, END, &[("a", "b")])].concat();
     assert_eq!(end.feed(&late), Ok(Vec::new()));
     assert_eq!(end.codes(), []);
-    assert_eq!(end.conn.counts().of(Flood::Strays), 2);
+    assert_eq!(end.conn.take_counts().of(Flood::Strays), 2);
     assert_eq!(end.conn.released, 4);
 }
 
@@ -470,7 +470,7 @@ fn lists_that_are_too_long_can_be_answered() {
     let answer = fields(&[(":status", "431")]);
     assert_eq!(end.conn.send_headers(stream, &answer, true, &mut end.out), Ok(()));
     assert_eq!(end.conn.n_streams(), 0);
-    assert_eq!(end.conn.counts().of(Flood::HeaderLists), 1);
+    assert_eq!(end.conn.take_counts().of(Flood::HeaderLists), 1);
     resets(Role::Client, &[], &request.concat(), Code::ENHANCE_YOUR_CALM);
 }
 
