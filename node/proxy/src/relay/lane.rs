@@ -272,8 +272,10 @@ impl Worker {
     fn fail_waiting(&mut self, key: Key, refusal: &Refusal) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         for call in std::mem::take(&mut lane.waiting) {
-            if self.calls.get(call).is_some_and(|call| call.waits_on == Some(key)) {
-                self.attempt_failed(call, refusal.clone(), true);
+            let near = self.calls.get(call).filter(|call| call.waits_on == Some(key)).map(|call| call.near.0);
+            if let Some(near) = near {
+                // One that panics takes none of the others along.
+                self.guarded(near, |worker| worker.attempt_failed(call, refusal.clone(), true));
             }
         }
     }

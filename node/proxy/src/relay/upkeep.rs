@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tracing::debug;
+use types::Reason;
 use wire::Code;
 
 use crate::headers::client_cert;
@@ -13,7 +14,7 @@ use super::conn::{Guest, Kind, Near};
 use super::inbox::{Letters, Newcomer};
 use super::io::Io;
 use super::slab::Key;
-use super::worker::{Broken, Due, Worker};
+use super::worker::{Broken, Due, PANICKED, Worker};
 
 /// How often all connections are looked at.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
@@ -29,10 +30,18 @@ impl Worker {
             return false;
         }
         for newcomer in newcomers {
-            self.welcome(newcomer);
+            self.guarded_new(
+                |worker| worker.welcome(newcomer),
+                |worker| {
+                    worker.inbox.n_connections.fetch_sub(1, Ordering::Relaxed);
+                },
+            );
         }
         for (lane, made) in made {
-            self.on_made(lane, made);
+            self.guarded_new(
+                |worker| worker.on_made(lane, made),
+                |worker| worker.dial_failed(lane, &Reason::EndpointUnreachable.because(PANICKED)),
+            );
         }
         if recheck {
             let is_cut =
@@ -44,13 +53,18 @@ impl Worker {
         if drain {
             self.is_draining = true;
             for key in self.conns.slab.keys(|conn| !matches!(conn.kind, Kind::Upstream(_))) {
-                let Some(conn) = self.conns.touch(key) else { continue };
-                conn.wire.leave(&mut conn.out);
-                // Who has not begun hears no more.
-                conn.is_over |= !conn.wire.is_ready();
+                self.guarded(key, |worker| worker.part_with(key));
             }
         }
         true
+    }
+
+    /// Has no more calls come by a connection.
+    fn part_with(&mut self, key: Key) {
+        let Some(conn) = self.conns.touch(key) else { return };
+        conn.wire.leave(&mut conn.out);
+        // Who has not begun hears no more.
+        conn.is_over |= !conn.wire.is_ready();
     }
 
     fn welcome(&mut self, newcomer: Newcomer) {
@@ -86,7 +100,16 @@ impl Worker {
         };
         if let Some(key) = self.adopt(io, wire::Role::Server, kind) {
             self.watch(key, self.now.mono + PROBATION);
+            #[cfg(test)]
+            assert!(!self.is_odd(key), "on purpose");
         }
+    }
+
+    /// Whether a connection is one that a test has made to break this end.
+    #[cfg(test)]
+    fn is_odd(&mut self, key: Key) -> bool {
+        let Some(Kind::Near(near)) = self.conns.get_mut(key).map(|conn| &conn.kind) else { return false };
+        near.owner.as_ref().is_err_and(|refusal| refusal.reason == Reason::RequestMalformed)
     }
 
     /// Does what is due.

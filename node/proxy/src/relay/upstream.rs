@@ -22,6 +22,8 @@ const PING: u64 = u64::from_be_bytes(*b"sm-alive");
 impl Worker {
     /// Takes over what came of making a connection.
     pub(super) fn on_made(&mut self, lane_key: Key, made: Result<Made, Refusal>) {
+        #[cfg(test)]
+        assert!(lane_key != Key::from_bits(0), "on purpose");
         let made = match made {
             Ok(made) => made,
             Err(refusal) => return self.dial_failed(lane_key, &refusal),

@@ -32,6 +32,8 @@ use super::timer::Wheel;
 
 /// Most events of one turn.
 const EVENTS_MAX: usize = 1024;
+/// Why a connection ended that made this end panic.
+pub(super) const PANICKED: &str = "handling it panicked";
 
 /// Something that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub(super) struct Worker {
     input: Input,
     fields: Fields,
     pub(super) is_draining: bool,
+    /// The connection that was taken over last.
+    adopted: Option<Key>,
 }
 
 /// Why a connection ends.
@@ -108,6 +112,7 @@ impl Worker {
             input: Input::new(),
             fields: Fields::new(),
             is_draining: false,
+            adopted: None,
         }
     }
 
@@ -175,6 +180,7 @@ impl Worker {
         let wire = wire::Conn::new(role, Arc::clone(&self.wire), self.now.mono, &mut out);
         let fd = io.fd();
         let key = self.conns.slab.insert(Conn::new(io, wire, out, kind));
+        self.adopted = Some(key);
         let token = Token(usize::try_from(key.to_bits()).expect("a word has 64 bits"));
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(err) = self.poll.registry().register(&mut SourceFd(&fd), token, interest) {
@@ -198,11 +204,29 @@ impl Worker {
 
     /// Does something on behalf of one connection, which ends if that panics.
     pub(super) fn guarded(&mut self, key: Key, act: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
+        if self.panics(act) {
+            self.close(key, &Broken::Because(PANICKED));
+        }
+    }
+
+    /// Takes over a connection. If that panics, the connection ends; `undo` says what to do if it was none yet.
+    pub(super) fn guarded_new(&mut self, act: impl FnOnce(&mut Self), undo: impl FnOnce(&mut Self)) {
+        self.adopted = None;
+        if self.panics(act) {
+            match self.adopted.take() {
+                Some(key) => self.close(key, &Broken::Because(PANICKED)),
+                None => undo(self),
+            }
+        }
+    }
+
+    fn panics(&mut self, act: impl FnOnce(&mut Self)) -> bool {
+        let is_panic = catch_unwind(AssertUnwindSafe(|| act(self))).is_err();
+        if is_panic {
             self.shared.ground.counts.add(Count::ConnectionPanicked);
             error!("a connection was ended since handling it panicked");
-            self.close(key, &Broken::Because("handling it panicked"));
         }
+        is_panic
     }
 
     /// Reads a connection once, and does what follows.
