@@ -157,6 +157,11 @@ impl Conn {
         self.opening == Opening::Done
     }
 
+    /// Whether a header block has begun and not ended: it is kept until its rest comes.
+    pub const fn is_amid_block(&self) -> bool {
+        self.partial.is_some()
+    }
+
     /// Whether a stream is not over.
     pub fn is_open(&self, stream: Stream) -> bool {
         self.streams.get(stream).is_some()

@@ -54,12 +54,27 @@ fn floods_end_the_connection() {
 }
 
 #[test]
+fn the_stream_that_is_one_too_many_is_not_forgotten() {
+    let mut end = End::ready(Role::Server, Config::default());
+    for n in 0..30_000 {
+        end.feed(&post(2 * n + 1, 0)).expect("a request");
+        match end.feed(&raw(kind::WINDOW_UPDATE, 0, 2 * n + 1, &[0; 4])) {
+            Ok(told) => assert_eq!((told.len(), end.conn.n_streams()), (1, 0)),
+            Err(_) => return assert_eq!(end.conn.n_streams(), 1, "its caller has not heard of its end"),
+        }
+        end.out.clear();
+    }
+    panic!("no end");
+}
+
+#[test]
 fn continuations_end_the_connection() {
     let begin = raw(kind::HEADERS, END, 1, &[0x82]);
     let large = raw(kind::CONTINUATION, 0, 1, &[0x82; 16_000]);
     for more in [raw(kind::CONTINUATION, 0, 1, &[]).repeat(17), large.repeat(9)] {
         let mut end = End::ready(Role::Server, Config::default());
         end.feed(&begin).expect("a beginning");
+        assert!(end.conn.is_amid_block());
         assert_eq!(end.feed(&more), Err(Error::Flood(Flood::Continuations)));
         assert_eq!(end.codes(), [(kind::GOAWAY, 0, Code::ENHANCE_YOUR_CALM)]);
     }

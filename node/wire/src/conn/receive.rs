@@ -265,10 +265,12 @@ impl Conn {
         rule: &'static str,
         lent: &mut Lent<'_>,
     ) -> Result<Option<Event<'static>>, Error> {
-        let Some(slot) = self.streams.remove(stream) else { return Ok(None) };
-        let is_ended = slot.is(state::REMOTE_ENDED);
+        let Some(slot) = self.streams.get(stream) else { return Ok(None) };
+        let (is_ended, token) = (slot.is(state::REMOTE_ENDED), slot.token);
+        // If that is one too many the stream stays: the caller is not told of it but by what remains.
         self.refuse(stream.id(), is_ended, code, lent)?;
-        Ok(Some(Event::Reset { stream, token: slot.token, code, cause: Cause::Rule(rule) }))
+        self.streams.remove(stream);
+        Ok(Some(Event::Reset { stream, token, code, cause: Cause::Rule(rule) }))
     }
 
     /// Resets a stream that is not among the open ones.

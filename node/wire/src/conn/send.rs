@@ -102,13 +102,14 @@ impl Conn {
         Ok(n)
     }
 
-    /// Ends a stream before its end. Does nothing if it is over.
-    pub fn reset(&mut self, stream: Stream, code: Code, out: &mut Vec<u8>) {
-        let Some(slot) = self.streams.remove(stream) else { return };
+    /// Ends a stream before its end. False, and nothing is done, if it is over.
+    pub fn reset(&mut self, stream: Stream, code: Code, out: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.streams.remove(stream) else { return false };
         frame::write_reset(stream.id(), code, out);
         if !slot.is(state::REMOTE_ENDED) {
             self.streams.remember_reset(stream.id());
         }
+        true
     }
 
     /// Asks for a sign of life; [`super::Event::Pong`] brings `payload` back.
