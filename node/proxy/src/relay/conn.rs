@@ -101,6 +101,8 @@ pub(super) struct Upstream {
     /// Whether it takes no more calls.
     pub(super) is_retired: bool,
     pub(super) far: Option<Far>,
+    /// Calls that were cancelled beyond those that ended as they should.
+    pub(super) n_cancelled: u32,
     /// Calls that wait for a sign of life.
     pub(super) awaiting: Vec<Key>,
     pub(super) watch: Watch,

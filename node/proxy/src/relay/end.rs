@@ -278,9 +278,13 @@ impl Worker {
     fn leave_stream(&mut self, stream: Option<(Key, Stream)>, code: Code, n_held: usize) {
         let Some((key, stream)) = stream else { return };
         let Some(conn) = self.conns.touch(key) else { return };
-        conn.wire.reset(stream, code, &mut conn.out);
+        let is_cancelled = conn.wire.reset(stream, code, &mut conn.out);
         if n_held > 0 {
             conn.wire.release(stream, n_held, &mut conn.out);
+        }
+        if let Some(upstream) = conn.upstream() {
+            let n = upstream.n_cancelled;
+            upstream.n_cancelled = if is_cancelled { n.saturating_add(1) } else { n.saturating_sub(1) };
         }
     }
 }

@@ -16,6 +16,9 @@ use super::io::Io;
 use super::slab::Key;
 use super::worker::{Broken, Worker};
 
+/// Most calls of one connection that are cancelled beyond those that end as they should. Then another is made: many
+/// callers share it, and the other end takes so many resets for a flood of one.
+const CANCELLED_MAX: u32 = 5000;
 /// What PINGs say.
 const PING: u64 = u64::from_be_bytes(*b"sm-alive");
 
@@ -42,6 +45,7 @@ impl Worker {
             is_proven: false,
             is_retired: false,
             far,
+            n_cancelled: 0,
             awaiting: Vec::new(),
             watch: Watch::Proof,
             n_reads_seen: 0,
@@ -176,7 +180,7 @@ impl Worker {
             (false, _) if is_closing => {
                 return self.close(key, &Broken::Because("it goes away at once"));
             }
-            (true, false) if is_closing => return self.retire(key),
+            (true, false) if is_closing || upstream.n_cancelled >= CANCELLED_MAX => return self.retire(key),
             (true, false) => {}
             _ => return,
         }
