@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::rustls::Connection;
 
-use types::{Reason, Refusal, SpiffeId, chain};
+use types::{Now, Reason, Refusal, SpiffeId, chain};
 
 use crate::config::Config;
 use crate::connections::Connections;
@@ -86,6 +86,12 @@ pub(crate) async fn secure(
     ground: &Ground,
 ) -> Result<(tokio_rustls::client::TlsStream<TcpStream>, Peer), Refusal> {
     let config = &ground.config;
+    let (id, not_after) = (far.svids.borrow().id.clone(), far.svids.borrow().not_after);
+    if not_after <= Now::read().wall {
+        // The other end would refuse it, and could not say why.
+        let how = format!("the certificate of {id} ended at {not_after} and was not replaced");
+        return Err(Reason::SvidExpired.because(how));
+    }
     let silence_max = config.ping_interval + config.ping_timeout;
     let stream = connect(far.address, config.connect_timeout, silence_max).await?;
     let shaking = far.client.connect(stream, Expect::Id(far.target.clone()));

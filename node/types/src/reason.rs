@@ -119,7 +119,7 @@ reasons! {
         "the certificate was not issued by the node it names: restart the peer's sagemesh";
     /// The certificate has ended, or has not begun; both clocks matter.
     SvidExpired = "SVID_EXPIRED", Unauthenticated,
-        "compare the clocks of both machines with `date -u`, then restart the peer's sagemesh";
+        "compare the clocks of both machines with `date -u`, then restart sagemesh where the certificate is from";
     /// The certificate names what is not in its node's scope, or claims names that are not its own.
     SvidOutOfScope = "SVID_OUT_OF_SCOPE", PermissionDenied,
         "give the node the service with `sagemesh scope NODE +svc/NAME`";
