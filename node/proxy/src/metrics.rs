@@ -49,7 +49,7 @@ counts! {
     ConnectionCut = "sagemesh.proxy.connections", "cut";
     /// Connections closed at once because there were too many.
     ConnectionShed = "sagemesh.proxy.connections", "shed";
-    /// Connections closed because their other end took nothing, or sent half a frame and no more.
+    /// Connections closed because their other end took nothing, or left what it had begun to say half said.
     ConnectionStuck = "sagemesh.proxy.connections", "stuck";
     /// Connections that ended because handling them panicked.
     ConnectionPanicked = "sagemesh.proxy.connections", "panicked";

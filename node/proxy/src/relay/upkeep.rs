@@ -134,7 +134,10 @@ impl Worker {
         conn.timer = None;
         let why = match &conn.kind {
             Kind::Upstream(_) => return self.upstream_expired(key),
-            _ if !conn.wire.is_ready() => "it did not say in time that it speaks HTTP/2",
+            _ if !conn.wire.is_ready() => {
+                self.shared.ground.counts.add(Count::ConnectionStuck);
+                "it did not say in time that it speaks HTTP/2"
+            }
             Kind::Near(near) => match &near.owner {
                 Ok(owner) if self.table.caller(owner).is_ok() => return,
                 _ => "its owner is no service",
@@ -171,7 +174,8 @@ impl Worker {
         if conn.out.is_empty() {
             self.pools.take_back(std::mem::take(&mut conn.out));
         }
-        let rest = (!conn.rest.is_empty()).then(|| *conn.rest_since.get_or_insert(now));
+        let is_half = !conn.rest.is_empty() || conn.wire.is_amid_block();
+        let rest = is_half.then(|| *conn.rest_since.get_or_insert(now));
         let blocked = conn.is_blocked.then(|| *conn.blocked_since.get_or_insert(now));
         let since = [rest, blocked].into_iter().flatten().min();
         if since.is_some_and(|since| now.saturating_duration_since(since) > config.stuck_timeout) {
