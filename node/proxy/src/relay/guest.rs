@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::debug;
 use types::{Reason, Refusal};
@@ -34,15 +35,17 @@ impl Worker {
     ) {
         let Some(Kind::Guest(guest)) = self.conns.get_mut(near.0).map(|conn| &mut conn.kind) else { return };
         let is_proxy = asked.is_from_proxy;
-        let admitted = admit(guest, &self.table, asked, fields);
+        // Proxies keep the deadlines of the calls that they send.
+        let timeout = if is_proxy { Ok(None) } else { in_time(asked, fields) };
+        let admitted = admit(guest, &self.table, asked, fields).and_then(|address| Ok((address, timeout?)));
         let guest = Arc::clone(&guest.guest);
         // Proxies count by themselves.
         let mut counted: Option<Counted> = (!is_proxy).then(|| {
             let peer = &guest.peer;
             self.shared.ground.edges.of(peer.caller.id.clone(), peer.own.clone()).enter()
         });
-        let address = match admitted {
-            Ok(address) => address,
+        let (address, timeout) = match admitted {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 debug!(sagemesh.caller = %guest.peer.caller.id, sagemesh.target = %guest.peer.own, "refused a call");
                 if let Some(counted) = &mut counted {
@@ -63,6 +66,7 @@ impl Worker {
         let call = self.begin(near, is_end, request, side, span);
         if let Some(call) = self.calls.get_mut(call) {
             call.counted = counted;
+            call.limits.deadline = timeout.map(|within| self.now.mono + within);
         }
         let lane = self.lane_to(near.0, address);
         self.place(call, lane);
@@ -85,6 +89,14 @@ impl Worker {
             guest.lane = Some((address, lane));
         }
         lane
+    }
+}
+
+/// How long a call has that names a deadline.
+fn in_time(asked: &Asked, fields: &Fields) -> Result<Option<Duration>, Refusal> {
+    match asked.timeout(fields)? {
+        Some(Duration::ZERO) => Err(Reason::DeadlineExceeded.because("it had passed when the call came")),
+        timeout => Ok(timeout),
     }
 }
 
