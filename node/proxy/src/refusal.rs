@@ -73,15 +73,9 @@ pub(crate) const NOT_GRPC: &str =
 
 /// The head of the answer to what is not gRPC at all; [`NOT_GRPC`] is its body.
 pub(crate) fn not_grpc() -> Fields {
-    let mut fields = bare("415");
-    fields.push_known(Name::ContentType, b"text/plain");
-    fields
-}
-
-/// An answer of nothing but an HTTP status.
-pub(crate) fn bare(status: &str) -> Fields {
     let mut fields = Fields::new();
-    fields.push_known(Name::Status, status.as_bytes());
+    fields.push_known(Name::Status, b"415");
+    fields.push_known(Name::ContentType, b"text/plain");
     fields
 }
 

@@ -7,7 +7,7 @@ use wire::{Code, Stream};
 
 use crate::edges::Tally;
 use crate::outbound::target;
-use crate::refusal::{Form, NOT_GRPC, bare, not_grpc};
+use crate::refusal::{Form, NOT_GRPC, not_grpc};
 
 use super::call::{Call, End, Side};
 use super::slab::Key;
@@ -23,14 +23,11 @@ const UNKNOWN: u8 = 2;
 const DEADLINE_EXCEEDED: u8 = 4;
 
 impl Worker {
-    /// Answers a request with an HTTP status and nothing else.
-    pub(super) fn answer_bare(&mut self, near: Key, stream: Stream, status: &str) {
-        if let Some(conn) = self.conns.touch(near) {
-            // If the caller has gone, nobody hears it.
-            let _ = conn.wire.send_headers(stream, &bare(status), true, &mut conn.out);
-            // What is still to come of the request nobody wants.
-            conn.wire.reset(stream, Code::NO_ERROR, &mut conn.out);
-        }
+    /// Refuses a request of which nothing is known but that it has too many headers.
+    pub(super) fn on_too_large(&mut self, near: Key, stream: Stream) {
+        let n_max = self.shared.ground.config.header_bytes_max;
+        let how = format!("the call's headers exceed `proxy.header_bytes_max`, which is {n_max} bytes");
+        self.refuse_at_once((near, stream), &Reason::Overloaded.because(how), Form::Answer);
     }
 
     /// Answers what is not gRPC, in words.

@@ -320,7 +320,7 @@ impl Worker {
                 (false, Message::Trailers) => self.on_trailers(token, fields),
                 (false, _) => self.on_head(token, is_end, fields),
             },
-            Event::TooLarge { stream, .. } => self.answer_bare(key, stream, "431"),
+            Event::TooLarge { stream, .. } => self.on_too_large(key, stream),
             Event::WindowOpened { token, .. } => match is_near {
                 true => self.download_on(Key::from_bits(token)),
                 false => self.upload_on(Key::from_bits(token)),
