@@ -2,8 +2,13 @@
 
 mod backend;
 mod connecting;
+mod crowd;
 mod failing;
+mod floods;
 mod hostile;
+mod raw;
+mod refused;
+mod slow;
 mod stock;
 mod street;
 

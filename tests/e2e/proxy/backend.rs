@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,9 @@ pub struct Seen {
     /// Told when a call that hangs was reset, with its code.
     pub reset: Mutex<Option<h2::Reason>>,
     pub was_reset: Notify,
+    /// Bytes that `Pour` could send.
+    pub n_poured: AtomicUsize,
+    pub n_connections: AtomicUsize,
 }
 
 impl Seen {
@@ -69,6 +73,7 @@ async fn accept(listener: TcpListener, name: &'static str, seen: Arc<Seen>, stop
             () = stop.cancelled() => return,
             accepted = listener.accept() => {
                 let (stream, _) = accepted.unwrap();
+                seen.n_connections.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(connection(stream, name, Arc::clone(&seen)));
             }
         }
@@ -78,7 +83,11 @@ async fn accept(listener: TcpListener, name: &'static str, seen: Arc<Seen>, stop
 async fn connection(stream: TcpStream, name: &'static str, seen: Arc<Seen>) {
     stream.set_nodelay(true).unwrap();
     let mut builder = h2::server::Builder::new();
-    let builder = builder.initial_window_size(1 << 20).initial_connection_window_size(4 << 20);
+    // It bears what the proxy lets by.
+    let builder = builder
+        .initial_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_pending_accept_reset_streams(1 << 20);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     let mut calls = JoinSet::new();
     let die = CancellationToken::new();
@@ -187,6 +196,14 @@ async fn serve(
                 }
             }
             sink.send_trailers(trailers("0")).unwrap();
+        }
+        "/t.T/Pour" => {
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            let piece = Bytes::from_static(&[7; 4096]);
+            while send(&mut sink, piece.clone()).await.is_some() {
+                seen.n_poured.fetch_add(piece.len(), Ordering::Relaxed);
+            }
+            seen.was_reset.notify_one();
         }
         "/t.T/Reset" => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
         "/t.T/Die" => {

@@ -3,38 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::Reason as Code;
-use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::backend::Service;
 use super::street::{self, Street, grpc, message, receive, request};
 use crate::town::within;
-
-#[tokio::test]
-async fn streams_that_are_reset_in_a_flood_harm_nobody_else() {
-    let (street, pi, nas, _service) = Street::pair().await;
-    let mut other = pi.client().await;
-    other.echo(b"before").await.is_ok();
-    let echo = nas.node.service("echo");
-    let mut flood = pi.direct(&street.net, "web", &echo, nas.inbound).await.unwrap();
-    for _ in 0..20_000 {
-        let Some((response, mut sink)) = flood.try_begin(request("echo", "Hang")) else { break };
-        sink.send_reset(Code::CANCEL);
-        drop((response, sink));
-        tokio::task::yield_now().await;
-    }
-    other.echo(b"after").await.is_ok();
-    drop(flood);
-    within("the end of all it began", async {
-        while nas.handle.connections().iter().any(|it| it.in_flight > 0) {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    assert_eq!(nas.handle.count(proxy::Count::ConnectionPanicked), 0);
-}
 
 #[tokio::test]
 async fn ten_thousand_streams_of_one_peer_are_bounded_and_harm_nobody_else() {
@@ -82,19 +56,6 @@ async fn ten_thousand_streams_of_one_peer_are_bounded_and_harm_nobody_else() {
 }
 
 #[tokio::test]
-async fn headers_beyond_the_bound_are_refused_and_the_connection_stays() {
-    let (_street, pi, _nas, service) = Street::pair().await;
-    let mut client = pi.client().await;
-    let mut asked = request("echo", "Echo");
-    asked.headers_mut().insert("x-large", "x".repeat(40 << 10).parse().unwrap());
-    let answer = client.try_ask(asked, Bytes::new()).await;
-    let code = answer.map(|answer| answer.http);
-    assert!(matches!(code, Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) | Err(_)), "{code:?}");
-    pi.client().await.ask(request("echo", "Echo"), message(0, b"")).await.is_ok();
-    assert_eq!(service.seen.n(), 1);
-}
-
-#[tokio::test]
 async fn what_speaks_another_protocol_is_hung_up_on() {
     let (_street, pi, nas, _service) = Street::pair().await;
     for port in [pi.outbound, nas.inbound] {
@@ -128,16 +89,4 @@ async fn who_leaves_an_answer_unread_loses_that_call_and_no_more() {
     within("a reset", receive(head, body)).await.unwrap_err();
     client.echo(b"others go on").await.is_ok();
     pi.settles().await;
-}
-
-#[tokio::test]
-async fn who_sends_half_a_frame_and_no_more_is_hung_up_on() {
-    let mut street = Street::new();
-    let config = proxy::Config { stuck_timeout: Duration::from_secs(1), ..street::config() };
-    let pi = street.house_with("pi", "web", None, "", config).await;
-    let mut stream = TcpStream::connect(pi.outbound).await.unwrap();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x10\x01").await.unwrap();
-    let mut told = Vec::new();
-    let _ = within("an end", stream.read_to_end(&mut told)).await;
-    assert_eq!(pi.handle.count(proxy::Count::ConnectionStuck), 1);
 }
