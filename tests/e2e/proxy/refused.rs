@@ -308,3 +308,27 @@ async fn a_service_whose_certificate_ended_is_refused_by_its_callers_with_that_r
     pi.settles().await;
     nas.settles().await;
 }
+
+#[tokio::test]
+async fn a_caller_whose_record_ends_is_cut_off_with_a_reason_and_nothing_hangs() {
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let nas = street.house("nas", "echo", grpc(service.address), "*").await;
+    let left = Duration::from_secs(6);
+    let present = street.net.mesh.now;
+    let ends_at = Instant::now() + left;
+    street.net.mesh.now = Now { wall: present.wall - identity::author::MEMBER_VALID + left, ..present };
+    let node = street.net.admit("pi", "svc/*");
+    street.net.mesh.now = present;
+    let pi = street.house_at(node, "web", None, "", street::config()).await;
+    let mut client = pi.client().await;
+    let (response, mut sink) = client.begin(request("echo", "Echo"));
+    send(&mut sink, message(0, b"begun")).await.unwrap();
+    let (head, body) = within("headers", response).await.unwrap().into_parts();
+    tokio::time::sleep(ends_at.saturating_duration_since(Instant::now()) + ROUNDED).await;
+    within("an end", receive(head, body)).await.unwrap().is_refused(Reason::CallLost);
+    client.echo(b"after its end").await.is_refused(Reason::SvidExpired);
+    assert_eq!(nas.handle.count(proxy::Count::ConnectionCut), 1);
+    pi.settles().await;
+    nas.settles().await;
+}

@@ -94,6 +94,18 @@ impl Street {
         config: Config,
     ) -> House {
         let node = self.net.admit(name, "svc/*");
+        self.house_at(node, service, backend, allow, config).await
+    }
+
+    /// The same for a node that is a member already.
+    pub async fn house_at(
+        &mut self,
+        node: Node,
+        service: &str,
+        backend: Option<Backend>,
+        allow: &str,
+        config: Config,
+    ) -> House {
         let allow = allow.split_whitespace().map(|rule| rule.parse().unwrap()).collect();
         let selectors = if backend.is_none() { me() } else { Vec::new() };
         let local = Local {
