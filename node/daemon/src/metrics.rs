@@ -108,8 +108,12 @@ mod tests {
 
     impl Source for Links {
         fn counters(&self) -> Vec<Figure> {
-            let links = |error, flood, value| {
-                Figure { name: "sagemesh.mesh.links", error, flood, help: "Links.", value }
+            let links = |error, flood, value| Figure {
+                name: "sagemesh.mesh.links",
+                error,
+                flood,
+                help: "Links.",
+                value,
             };
             vec![links("", "", 3.0), links("refused", "", 1.0), links("flood", "pings", 2.0)]
         }

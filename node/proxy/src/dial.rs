@@ -86,10 +86,10 @@ pub(crate) async fn secure(
     ground: &Ground,
 ) -> Result<(tokio_rustls::client::TlsStream<TcpStream>, Peer), Refusal> {
     let config = &ground.config;
-    let (id, not_after) = (far.svids.borrow().id.clone(), far.svids.borrow().not_after);
-    if not_after <= Now::read().wall {
+    let own = Arc::clone(&far.svids.borrow());
+    if own.not_after <= Now::read().wall {
         // The other end would refuse it, and could not say why.
-        let how = format!("the certificate of {id} ended at {not_after} and was not replaced");
+        let how = format!("the certificate of {} ended at {} and was not replaced", own.id, own.not_after);
         return Err(Reason::SvidExpired.because(how));
     }
     let silence_max = config.ping_interval + config.ping_timeout;
