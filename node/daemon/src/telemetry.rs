@@ -85,6 +85,9 @@ pub struct Telemetry(Option<SdkTracerProvider>);
 /// If the endpoint is no address.
 pub fn start(config: &Config, node: &str) -> anyhow::Result<Telemetry> {
     let filter = EnvFilter::try_new(&config.log).context("failed to understand telemetry.log")?;
+    // Spans of calls are for traces: no line of the log stands in one, and to write down their fields costs each call.
+    let filter =
+        filter.add_directive("proxy::trace=off".parse().context("failed to keep spans out of logs")?);
     let stderr = std::io::stderr;
     let logs = tracing_subscriber::fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
     let logs = logs.with_filter(filter);
