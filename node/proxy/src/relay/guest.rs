@@ -35,12 +35,13 @@ impl Worker {
         let Some(Kind::Guest(guest)) = self.conns.get_mut(near.0).map(|conn| &mut conn.kind) else { return };
         let is_proxy = asked.is_from_proxy;
         let admitted = admit(guest, &self.table, asked, fields);
-        let guest = Arc::clone(&guest.guest);
         // Proxies count by themselves.
         let mut counted: Option<Counted> = (!is_proxy).then(|| {
-            let peer = &guest.peer;
-            self.shared.ground.edges.of(peer.caller.id.clone(), peer.own.clone()).enter()
+            let peer = &guest.guest.peer;
+            let edge = || self.inbox.edges.of(peer.caller.id.clone(), peer.own.clone());
+            guest.edge.get_or_insert_with(edge).enter()
         });
+        let guest = Arc::clone(&guest.guest);
         let address = match admitted {
             Ok(address) => address,
             Err(refusal) => {
