@@ -1,4 +1,4 @@
-"""Asks the API as a stock client: DIR OPERATOR PORT health|reflection|status|socket. Prints what it was told."""
+"""Asks the API as a stock client: DIR OPERATOR PORT health|reflection|status. Prints what it was told."""
 
 import pathlib
 import sys
@@ -16,13 +16,6 @@ credentials = grpc.ssl_channel_credentials(
 )
 options = [("grpc.ssl_target_name_override", "one.home.mesh")]
 gzip = grpc.Compression.Gzip
-if what == "socket":
-    # gRPC-core names the path as authority, which HTTP/2 does not allow; people give another.
-    options = [("grpc.default_authority", "localhost")]
-    with grpc.insecure_channel(f"unix:{folder / 'api.sock'}", options) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
-        print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-    sys.exit()
 with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options, compression=gzip) as channel:
     if what == "health":
         stub = health_pb2_grpc.HealthStub(channel)

@@ -31,9 +31,7 @@ pub struct Config {
     /// Where members, operators and newcomers connect. Default `[::]:7443`, which takes IPv4 as well.
     pub listen: SocketAddr,
     /// The Unix socket for this machine. Default `/run/sagemesh/api.sock`. Anybody may connect, since roles
-    /// decide what may be asked: its mode is 0666, and its directory is made with 0755. Clients made with
-    /// gRPC-core, Python's among them, set `grpc.default_authority`: they name the path otherwise, which HTTP/2
-    /// refuses (hyperium/h2#487).
+    /// decide what may be asked: its mode is 0666, and its directory is made with 0755.
     pub socket: PathBuf,
     /// The group whose members are admins on the socket, by `/etc/group`. Default `sagemesh`. Root, and the
     /// user who runs the node, are so in any case.

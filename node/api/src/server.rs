@@ -38,7 +38,7 @@ use crate::metrics::{Count, Counts};
 use crate::node::Node;
 use crate::origin::Origin;
 use crate::places::Places;
-use crate::socket::Socket;
+use crate::socket::{self, Socket};
 
 /// How long nothing is accepted after accepting failed, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -180,7 +180,7 @@ impl Shared {
         let shared = Arc::clone(self);
         tasks.spawn(async move {
             let _place = place;
-            shared.serve(stream, origin).await;
+            shared.serve(socket::Connection::new(stream), origin).await;
         });
     }
 

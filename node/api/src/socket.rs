@@ -2,16 +2,23 @@
 //!
 //! Anybody on the machine may connect: roles decide. The kernel says which user is at the other end
 //! (SO_PEERCRED, unix(7)). Groups are read from `/etc/group`: those of other directories are not seen.
+//!
+//! Clients made with gRPC-core name the path of the socket as authority, which the server would refuse. It is changed
+//! where bytes come in, and nothing else is: frames, windows and bounds are between the client and the server.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream as Probe;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 
 use identity::Role;
+use wire::Authorities;
 
 use crate::error::Error;
 use crate::node::LocalCaller;
@@ -61,6 +68,55 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A connection, on which the client may name the path of the socket as authority.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    authorities: Authorities,
+}
+
+impl Connection {
+    pub(crate) const fn new(stream: UnixStream) -> Self {
+        Self { stream, authorities: Authorities::new() }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let n_before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.authorities.mend(&mut buf.filled_mut()[n_before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 

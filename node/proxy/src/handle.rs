@@ -1,5 +1,6 @@
 //! What other rooms hold of this one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use types::call::CallStats;
@@ -19,9 +20,13 @@ pub struct Handle {
 impl Handle {
     /// What was counted of calls since the last time this was asked, by who calls whom: calls of this node's
     /// services, as they saw them, and calls of stock clients for its services. Calls that proxies of other
-    /// nodes send are counted there. At most 4,096 edges.
+    /// nodes send are counted there. At most 4,096 edges for each worker, and as many for tunnels.
     pub fn stats(&self) -> Vec<(EdgeKey, CallStats)> {
-        self.shared.ground.edges.take()
+        let mut all: HashMap<EdgeKey, CallStats> = self.shared.ground.edges.take().into_iter().collect();
+        for (edge, stats) in self.shared.crew.take_edges() {
+            all.entry(edge).or_default().merge(&stats);
+        }
+        all.into_iter().collect()
     }
 
     /// The open connections to other nodes and stock clients.

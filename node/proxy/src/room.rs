@@ -93,7 +93,7 @@ impl Proxy {
         let routes = Arc::new(Routes::new(config.route.clone()));
         routes.update(&table.borrow().endpoints);
         let edges = Arc::new(Edges::new(Arc::clone(&counts)));
-        let (crew, pollers) = Crew::new(config.workers).map_err(Error::Workers)?;
+        let (crew, pollers) = Crew::new(config.workers, &counts).map_err(Error::Workers)?;
         let tasks = Tasks::new(Arc::clone(&counts));
         let server = inbound::server(table.clone(), members.clone());
         let n_max = config.connections_max as usize;

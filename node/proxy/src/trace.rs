@@ -2,14 +2,13 @@
 //! as they came; a span here is a child of the caller's.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
-use tracing::{Span, info_span};
+use tracing::{Level, Span, info_span, span_enabled};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// A span for a call that its caller samples; none for all others, which so cost nothing.
+/// A span for a call that its caller samples, if traces are collected; none for all others, which so cost nothing.
 pub(crate) fn span(kind: &'static str, traceparent: Option<&[u8]>) -> Span {
-    let Some(parent) = traceparent.and_then(|value| parent(std::str::from_utf8(value).ok()?)) else {
-        return Span::none();
-    };
+    let Some(traceparent) = traceparent.filter(|_| span_enabled!(Level::INFO)) else { return Span::none() };
+    let Some(parent) = std::str::from_utf8(traceparent).ok().and_then(parent) else { return Span::none() };
     let span = info_span!("proxy.call", otel.kind = kind, rpc.system = "grpc");
     // Fails only where no traces are collected.
     let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(parent));

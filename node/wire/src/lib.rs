@@ -9,6 +9,7 @@
 pub mod frame;
 pub mod hpack;
 
+mod authority;
 mod code;
 mod config;
 mod error;
@@ -20,6 +21,7 @@ mod message;
 mod settings;
 mod streams;
 
+pub use crate::authority::Authorities;
 pub use crate::code::Code;
 pub use crate::config::{Bounds, Config, Floods};
 pub use crate::conn::{Cause, Conn, Event, Message, Role};

@@ -97,7 +97,7 @@ pub(crate) struct Streams {
     slots: Vec<Slot>,
     /// The first free slot.
     free: u32,
-    /// Slots by id: open addressing, a power of two, at most half full.
+    /// Slots by id: open addressing, a power of two, at most a quarter full.
     index: Vec<u32>,
     n: usize,
     line_first: u32,
@@ -132,7 +132,7 @@ impl Streams {
     /// Adds a stream whose id no other has or had.
     pub(crate) fn insert(&mut self, id: u32, slot: Slot) -> Stream {
         debug_assert!(id != 0 && self.find(id).is_none());
-        if (self.n + 1) * 2 > self.index.len() {
+        if (self.n + 1) * 4 > self.index.len() {
             self.grow();
         }
         let slot = Slot { id, ..slot };
@@ -344,11 +344,12 @@ impl Streams {
     }
 }
 
-/// Where the index holds an id if nothing is in the way. Scattered: ids of one connection follow each other, and side
-/// by side they would be one run, which each removal walks to its end.
+/// Where the index holds an id if nothing is in the way. Ids of one connection follow each other: multiples of the
+/// golden ratio lie as far apart as they can (Knuth, volume 3, section 6.4), so that few are in each other's way and none
+/// makes a run, which each removal would walk to its end.
 const fn home(id: u32, mask: usize) -> usize {
-    // Knuth's multiplicative hashing, by the golden ratio.
-    ((id as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & mask
+    let scattered = (id >> 1).wrapping_mul(0x9e37_79b9);
+    ((scattered as u64 * (mask as u64 + 1)) >> 32) as usize
 }
 
 /// A window after an update. None if it gets too large.

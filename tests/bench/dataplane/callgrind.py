@@ -8,9 +8,14 @@ from bench.dataplane import memory
 from bench.dataplane.systems import US
 from bench.dataplane.workloads import load
 
-# Connections, streams, and calls that are counted. Under valgrind all takes a hundred times as long: with more
+# Arguments of the caller, and calls that are counted. Under valgrind all takes a hundred times as long: with more
 # streams the nodes would take each other for silent.
-SHAPES = {"sat10x10": (10, 10, 4_000), "few4x1": (4, 1, 1_000)}
+SHAPES = {
+    "sat10x10": (["--conns", "10", "--streams", "10"], 4_000),
+    "meta10x10": (["--conns", "10", "--streams", "10", "--meta"], 4_000),
+    "few4x1": (["--conns", "4", "--streams", "1"], 1_000),
+    "body16k": (["--conns", "8", "--streams", "4", "--size", "16384"], 1_000),
+}
 # Functions that are printed of each hop.
 N_FUNCTIONS = 15
 # What the calls of one shape may take, in s.
@@ -37,8 +42,7 @@ def run(bench):
     memory.ready(bench)
     system = bench.start(US)
     figures = {}
-    for name, (conns, streams, calls) in SHAPES.items():
-        shape = ["--conns", str(conns), "--streams", str(streams)]
+    for name, (shape, calls) in SHAPES.items():
         # What comes but once, such as handshakes, is made before it counts.
         pids = " ".join(str(process.pid) for process in pair.processes)
         zero = f"for pid in {pids}; do callgrind_control --zero $pid >/dev/null; done"

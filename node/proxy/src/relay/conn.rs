@@ -88,6 +88,8 @@ pub(super) struct Guest {
     pub(super) named: Option<Vec<u8>>,
     /// What a service is told of who calls.
     pub(super) client_cert: Vec<u8>,
+    /// What its calls are counted by, once there was one: those of proxies are counted by these.
+    pub(super) edge: Option<Arc<Edge>>,
     pub(super) lane: Option<(SocketAddr, Key)>,
     pub(super) _permit: OwnedSemaphorePermit,
 }

@@ -10,6 +10,11 @@ use std::thread::{Builder, JoinHandle};
 use mio::Poll;
 use tokio::sync::mpsc;
 
+use types::EdgeKey;
+use types::call::CallStats;
+
+use crate::edges::Edges;
+use crate::metrics::Counts;
 use crate::room::Shared;
 
 use super::inbox::{Inbox, Newcomer};
@@ -25,9 +30,10 @@ impl Crew {
     ///
     /// # Errors
     /// The system has no more files.
-    pub(crate) fn new(n: usize) -> io::Result<(Self, Vec<Poll>)> {
+    pub(crate) fn new(n: usize, counts: &Arc<Counts>) -> io::Result<(Self, Vec<Poll>)> {
         let polls = (0..n).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
-        let inboxes = polls.iter().map(|poll| Inbox::new(poll).map(Arc::new)).collect::<io::Result<_>>()?;
+        let inbox = |poll| Inbox::new(poll, Edges::new(Arc::clone(counts))).map(Arc::new);
+        let inboxes = polls.iter().map(inbox).collect::<io::Result<_>>()?;
         Ok((Self { inboxes }, polls))
     }
 
@@ -46,6 +52,11 @@ impl Crew {
     /// Has no more calls taken.
     pub(crate) fn drain(&self) {
         self.inboxes.iter().for_each(|inbox| inbox.tell(|letters| letters.drain = true));
+    }
+
+    /// What workers counted since the last time, by edge. Each has its own.
+    pub(crate) fn take_edges(&self) -> impl Iterator<Item = (EdgeKey, CallStats)> {
+        self.inboxes.iter().flat_map(|inbox| inbox.edges.take())
     }
 
     fn stop(&self) {

@@ -92,7 +92,7 @@ impl Worker {
         let Side::Out(out) = &mut call.side else { return };
         let refusal = out.last.take().unwrap_or_else(|| Reason::NoEndpoint.because("no endpoint was tried"));
         if let Some(endpoint) = out.tried.last() {
-            let edge = self.shared.ground.edges.of(out.caller.id.clone(), target(endpoint));
+            let edge = self.inbox.edges.of(out.caller.id.clone(), target(endpoint));
             let mut counted = edge.enter();
             counted.tally = Tally { retried: out.tried.len() as u64 - 1, ..Tally::default() };
             call.counted = Some(counted);

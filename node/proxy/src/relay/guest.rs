@@ -38,12 +38,13 @@ impl Worker {
         // Proxies keep the deadlines of the calls that they send.
         let timeout = if is_proxy { Ok(None) } else { in_time(asked, fields) };
         let admitted = admit(guest, &self.table, asked, fields).and_then(|address| Ok((address, timeout?)));
-        let guest = Arc::clone(&guest.guest);
         // Proxies count by themselves.
         let mut counted: Option<Counted> = (!is_proxy).then(|| {
-            let peer = &guest.peer;
-            self.shared.ground.edges.of(peer.caller.id.clone(), peer.own.clone()).enter()
+            let peer = &guest.guest.peer;
+            let edge = || self.inbox.edges.of(peer.caller.id.clone(), peer.own.clone());
+            guest.edge.get_or_insert_with(edge).enter()
         });
+        let guest = Arc::clone(&guest.guest);
         let (address, timeout) = match admitted {
             Ok(admitted) => admitted,
             Err(refusal) => {

@@ -14,6 +14,7 @@ use types::{Reason, Refusal};
 
 use crate::connections::Listed;
 use crate::dial::Made;
+use crate::edges::Edges;
 use crate::inbound::Guest;
 use crate::shares::Share;
 
@@ -57,12 +58,14 @@ pub(crate) struct Inbox {
     waker: Waker,
     /// Connections that were handed to the worker and are open.
     pub(super) n_connections: AtomicUsize,
+    /// What the worker counts of calls. Its own, so that workers do not wait for each other.
+    pub(super) edges: Edges,
 }
 
 impl Inbox {
-    pub(super) fn new(poll: &Poll) -> io::Result<Self> {
+    pub(super) fn new(poll: &Poll, edges: Edges) -> io::Result<Self> {
         let waker = Waker::new(poll.registry(), WAKE)?;
-        Ok(Self { letters: Mutex::default(), waker, n_connections: AtomicUsize::new(0) })
+        Ok(Self { letters: Mutex::default(), waker, n_connections: AtomicUsize::new(0), edges })
     }
 
     /// All that was told since the last time.

@@ -10,6 +10,7 @@ const TICK_MS: u64 = 4;
 /// Places of the wheel: a turn takes 16 s, which is more than the deadline of most calls.
 const PLACES: usize = 4096;
 const WORDS: usize = PLACES / 64;
+const _: () = assert!(WORDS == u64::BITS as usize, "one word tells which words are used");
 const NONE: u32 = u32::MAX;
 
 /// Something that is on the wheel, until it is due or cancelled. It must not be cancelled after that.
@@ -36,8 +37,9 @@ pub(crate) struct Wheel<T> {
     /// Ticks that are over.
     now_tick: u64,
     places: Vec<u32>,
-    /// Places in which there is something.
+    /// Places in which there is something, and words of those that are not 0.
     used: [u64; WORDS],
+    used_words: u64,
     entries: Vec<Entry<T>>,
     free: u32,
     n: usize,
@@ -50,6 +52,7 @@ impl<T> Wheel<T> {
             now_tick: 0,
             places: vec![NONE; PLACES],
             used: [0; WORDS],
+            used_words: 0,
             entries: Vec::new(),
             free: NONE,
             n: 0,
@@ -78,6 +81,7 @@ impl<T> Wheel<T> {
         }
         self.places[place] = entry;
         self.used[place / 64] |= 1 << (place % 64);
+        self.used_words |= 1 << (place / 64);
         self.n += 1;
         Timer { entry, generation: self.entries[entry as usize].generation }
     }
@@ -124,17 +128,18 @@ impl<T> Wheel<T> {
             return None;
         }
         let first = place(self.now_tick + 1);
-        let ahead = (0..=WORDS).find_map(|n| {
-            let word = (first / 64 + n) % WORDS;
-            let mask = match n {
-                0 => u64::MAX << (first % 64),
-                WORDS => !(u64::MAX << (first % 64)),
-                _ => u64::MAX,
-            };
-            let bits = self.used[word] & mask;
-            let place = word * 64 + bits.trailing_zeros() as usize;
-            (bits != 0).then_some((place + PLACES - first) % PLACES)
-        })?;
+        let (word, bit) = (first / 64, first % 64);
+        let here = self.used[word] & u64::MAX << bit;
+        let place = match here {
+            // In the words after this one, and then in what this one has before `first`.
+            0 => {
+                let after = self.used_words.rotate_right(u32::try_from(word).unwrap_or(0)) & !1;
+                let word = (word + after.trailing_zeros() as usize) % WORDS;
+                word * 64 + self.used[word].trailing_zeros() as usize
+            }
+            here => word * 64 + here.trailing_zeros() as usize,
+        };
+        let ahead = (place + PLACES - first) % PLACES;
         let at = self.started + Duration::from_millis((self.now_tick + 1 + ahead as u64) * TICK_MS);
         Some(at.saturating_duration_since(now))
     }
@@ -165,6 +170,9 @@ impl<T> Wheel<T> {
                 self.places[place] = next;
                 if next == NONE {
                     self.used[place / 64] &= !(1 << (place % 64));
+                    if self.used[place / 64] == 0 {
+                        self.used_words &= !(1 << (place / 64));
+                    }
                 }
             }
         }

@@ -92,6 +92,7 @@ impl Worker {
                     seen: None,
                     named: None,
                     client_cert,
+                    edge: None,
                     lane: None,
                     _permit: permit,
                 };

@@ -34,7 +34,7 @@ impl Worker {
         let Some(lane) = self.lanes.get(lane_key) else { return };
         let far = made.far.map(|(peer, own)| Far {
             not_after: own.not_after.min(peer.caller.not_after),
-            edge: self.shared.ground.edges.of(own.id.clone(), peer.caller.id.clone()),
+            edge: self.inbox.edges.of(own.id.clone(), peer.caller.id.clone()),
             own,
             listed: None,
             peer: Some(peer),

@@ -2,7 +2,7 @@
 
 use super::fields::{Entry, Fields, offset};
 use super::literal::{is_name, is_value, read_number, read_string};
-use super::recent::Recent;
+use super::recent::{Recent, Strings};
 use super::table::{Table, Traits};
 use super::{Error, FIELD_OVERHEAD, Field, Name};
 
@@ -26,6 +26,7 @@ pub struct Decoder {
     /// How often the table changed.
     n_changes: u64,
     recent: Option<Box<Recent>>,
+    strings: Option<Box<Strings>>,
 }
 
 impl Decoder {
@@ -37,6 +38,7 @@ impl Decoder {
             must_resize: false,
             n_changes: 0,
             recent: None,
+            strings: None,
         }
     }
 
@@ -80,12 +82,13 @@ impl Decoder {
 
     /// Bytes of memory that it holds.
     pub fn memory(&self) -> usize {
-        self.table.memory() + self.recent.as_deref().map_or(0, Recent::memory)
+        let strings = self.strings.as_deref().map_or(0, Strings::memory);
+        self.table.memory() + self.recent.as_deref().map_or(0, Recent::memory) + strings
     }
 
     /// Gives back the memory that it can do without while nothing comes.
     pub fn shrink(&mut self) {
-        self.recent = None;
+        (self.recent, self.strings) = (None, None);
         self.table.shrink();
     }
 
@@ -147,7 +150,7 @@ impl Decoder {
         let start = fields.bytes.len();
         let mut traits = match read_number(input, prefix)? {
             0 => {
-                read_string(input, &mut fields.bytes)?;
+                read_string(input, &mut self.strings, &mut fields.bytes)?;
                 let bytes = &fields.bytes[start..];
                 let name = Name::of(bytes);
                 let is_name_flawed = name == Name::Unknown && !is_name(bytes);
@@ -160,7 +163,7 @@ impl Decoder {
             }
         };
         let name_len = fields.bytes.len() - start;
-        let value_len = read_string(input, &mut fields.bytes)?;
+        let value_len = read_string(input, &mut self.strings, &mut fields.bytes)?;
         let (name, value) = fields.bytes[start..].split_at(name_len);
         traits.is_value_flawed = !is_value(traits.name, value);
         if keep == Keep::InTable {

@@ -23,6 +23,10 @@ const LENGTH_MIN: usize = 5;
 const LENGTH_MAX: usize = 30;
 /// Bits that the fast table is indexed by.
 const FAST_BITS: usize = 12;
+/// Steps that are taken at once; the bits of as many are at hand after a reading.
+const STEPS_MAX: usize = 4;
+/// Bytes that as many steps write, at most.
+const STEPS_ROOM: usize = 2 * STEPS_MAX;
 /// The most bits of padding.
 const PADDING_MAX: usize = 7;
 
@@ -79,31 +83,50 @@ impl Canon {
     fn first(&self, bits: u64, n: usize) -> Option<(u8, usize)> {
         let bits = ((bits | (u64::MAX >> n)) >> 32) as u32;
         let step = FAST[(bits >> (32 - FAST_BITS)) as usize];
-        let found = match step.n {
+        let found = match step.n() {
             0 => (FAST_BITS + 1..=LENGTH_MAX).find_map(|length| {
                 let code = (bits >> (32 - length)).wrapping_sub(self.first[length]);
                 let is_it = code < self.n[length];
                 is_it.then(|| (self.symbols[self.start[length] + code as usize], length))
             }),
-            _ => Some((step.symbols[0], usize::from(LENGTHS[usize::from(step.symbols[0])]))),
+            _ => {
+                let [symbol, _] = step.symbols();
+                Some((symbol, usize::from(LENGTHS[usize::from(symbol)])))
+            }
         };
         found.filter(|(_, length)| *length <= n)
     }
 }
 
-/// What twelve bits begin with.
+/// What twelve bits begin with, packed so that one load has it: two symbols, how many of them there are whole (none if the
+/// code is longer), and the bits of all of them.
 #[derive(Clone, Copy)]
-struct Step {
-    symbols: [u8; 2],
-    /// How many symbols there are whole: none (the code is longer), one or two.
-    n: u8,
-    /// Bits of all of them.
-    bits: u8,
+struct Step(u32);
+
+impl Step {
+    const NONE: Self = Self(0);
+
+    const fn new(symbols: [u8; 2], n: u8, bits: u8) -> Self {
+        Self(u32::from_le_bytes([symbols[0], symbols[1], n, bits]))
+    }
+
+    const fn symbols(self) -> [u8; 2] {
+        let [first, second, ..] = self.0.to_le_bytes();
+        [first, second]
+    }
+
+    const fn n(self) -> usize {
+        (self.0 >> 16 & 0xff) as usize
+    }
+
+    const fn bits(self) -> usize {
+        (self.0 >> 24) as usize
+    }
 }
 
 const fn fast() -> [Step; 1 << FAST_BITS] {
     let canon = Canon::new();
-    let mut steps = [Step { symbols: [0; 2], n: 0, bits: 0 }; 1 << FAST_BITS];
+    let mut steps = [Step::NONE; 1 << FAST_BITS];
     let mut at = 0;
     while at < 256 {
         let symbol = canon.symbols[at];
@@ -113,7 +136,7 @@ const fn fast() -> [Step; 1 << FAST_BITS] {
             let start = (canon.codes[symbol as usize] as usize) << spare;
             let mut rest = 0;
             while rest < 1 << spare {
-                steps[start + rest] = Step { symbols: [symbol, 0], n: 1, bits: length };
+                steps[start + rest] = Step::new([symbol, 0], 1, length);
                 rest += 1;
             }
         }
@@ -123,17 +146,33 @@ const fn fast() -> [Step; 1 << FAST_BITS] {
     let mut at = 0;
     while at < 1 << FAST_BITS {
         let step = steps[at];
-        let second = steps[(at << step.bits) & ((1 << FAST_BITS) - 1)];
-        if step.n > 0 && second.n > 0 {
-            let length = LENGTHS[second.symbols[0] as usize];
-            if (step.bits + length) as usize <= FAST_BITS {
-                let symbols = [step.symbols[0], second.symbols[0]];
-                steps[at] = Step { symbols, n: 2, bits: step.bits + length };
+        let second = steps[(at << step.bits()) & ((1 << FAST_BITS) - 1)];
+        if step.n() > 0 && second.n() > 0 {
+            let (one, two) = (step.symbols()[0], second.symbols()[0]);
+            let length = LENGTHS[one as usize] + LENGTHS[two as usize];
+            if length as usize <= FAST_BITS {
+                steps[at] = Step::new([one, two], 2, length);
             }
         }
         at += 1;
     }
     steps
+}
+
+/// Decodes what `N` steps take of `bits`, which has as many, to the beginning of `out`, which has room for two symbols a
+/// step. How many symbols and bits were taken.
+#[inline]
+fn take_steps<const N: usize>(mut bits: u64, out: &mut [u8]) -> (usize, usize) {
+    let (mut at, mut n_bits) = (0, 0);
+    for _ in 0..N {
+        // What is longer than a step takes no bits, however often it is looked at.
+        let step = FAST[(bits >> (64 - FAST_BITS)) as usize];
+        out[at..at + 2].copy_from_slice(&step.symbols());
+        at += step.n();
+        n_bits += step.bits();
+        bits <<= step.bits();
+    }
+    (at, n_bits)
 }
 
 /// Decodes a whole string to the end of `out`.
@@ -142,8 +181,8 @@ const fn fast() -> [Step; 1 << FAST_BITS] {
 /// [`Error::Huffman`]; what `out` then ends with is of no use.
 pub fn decode(mut source: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     let mut at = out.len();
-    // Two more than the most symbols: a step always writes two.
-    out.resize(at + source.len() * 8 / LENGTH_MIN + 2, 0);
+    // More than the most symbols: a step always writes two.
+    out.resize(at + source.len() * 8 / LENGTH_MIN + STEPS_ROOM, 0);
     // The next `n` bits, at the top.
     let (mut bits, mut n) = (0_u64, 0_usize);
     loop {
@@ -153,26 +192,28 @@ pub fn decode(mut source: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
             source = &source[n_bytes..];
             n += n_bytes * 8;
         } else {
-            while n < 56
-                && let Some((byte, rest)) = source.split_first()
-            {
-                bits |= u64::from(*byte) << (56 - n);
-                n += 8;
-                source = rest;
-            }
+            let (now, later) = source.split_at(source.len().min((63 - n) / 8));
+            let mut chunk = [0; 8];
+            chunk[..now.len()].copy_from_slice(now);
+            bits |= u64::from_be_bytes(chunk) >> n;
+            n += now.len() * 8;
+            source = later;
         }
         if n < FAST_BITS {
             break;
         }
         while n >= FAST_BITS {
-            let step = FAST[(bits >> (64 - FAST_BITS)) as usize];
-            if step.n > 0 {
-                out[at..at + 2].copy_from_slice(&step.symbols);
-                at += usize::from(step.n);
-                bits <<= step.bits;
-                n -= usize::from(step.bits);
+            let (n_symbols, n_bits) = match out[at..].first_chunk_mut::<STEPS_ROOM>() {
+                Some(room) if n >= STEPS_MAX * FAST_BITS => take_steps::<STEPS_MAX>(bits, room),
+                _ => take_steps::<1>(bits, &mut out[at..]),
+            };
+            at += n_symbols;
+            bits <<= n_bits;
+            n -= n_bits;
+            if n_bits > 0 {
                 continue;
             }
+            // A long code is next.
             if n < LENGTH_MAX && !source.is_empty() {
                 break;
             }

@@ -1,5 +1,6 @@
 //! Numbers and strings (RFC 7541, section 5), and which bytes fields may have (RFC 9113, section 8.2.1).
 
+use super::recent::Strings;
 use super::{Error, Name, huffman};
 
 /// Most bytes of a number after its prefix. Four hold 28 bits, more than any length or index that is allowed.
@@ -63,15 +64,19 @@ fn write_long_number(first: u8, mut rest: usize, out: &mut Vec<u8>) {
     out.push(rest as u8);
 }
 
-/// Reads a string to the end of `out` and returns its length.
-pub(super) fn read_string(input: &mut &[u8], out: &mut Vec<u8>) -> Result<usize, Error> {
+/// Reads a string to the end of `out` and returns its length. `kept` has what came lately.
+pub(super) fn read_string(
+    input: &mut &[u8],
+    kept: &mut Option<Box<Strings>>,
+    out: &mut Vec<u8>,
+) -> Result<usize, Error> {
     let is_huffman = input.first().ok_or(Error::Truncated)? & HUFFMAN != 0;
     let len = read_number(input, 7)?;
     let (string, rest) = input.split_at_checked(len).ok_or(Error::Truncated)?;
     *input = rest;
     let start = out.len();
     if is_huffman {
-        huffman::decode(string, out)?;
+        Strings::decode(kept, string, out)?;
     } else {
         out.extend_from_slice(string);
     }

@@ -1,7 +1,7 @@
-//! Blocks that were decoded lately, by their bytes.
+//! Blocks and strings that were decoded lately, by their bytes.
 
-use super::Fields;
 use super::fields::Entry;
+use super::{Error, Fields, huffman};
 
 /// The longest block that is worth keeping. Long ones have fields that differ from call to call.
 const BLOCK_LEN_MAX: usize = 256;
@@ -86,6 +86,50 @@ impl Recent {
                 + block.entries.capacity() * size_of::<Entry>()
         };
         size_of::<Self>() + self.blocks.iter().flatten().map(|block| of(block)).sum::<usize>()
+    }
+}
+
+/// Strings that are worth keeping, by their bytes: tokens, which come with each call and must be in no table. What is
+/// short, as are trace ids, is decoded as fast.
+const STRING_LEN: std::ops::RangeInclusive<usize> = 64..=1024;
+/// Most strings that are kept.
+const N_STRINGS: usize = 4;
+
+/// Long strings of Huffman's code that were decoded last.
+#[derive(Debug, Default)]
+pub(super) struct Strings {
+    /// Encoded and decoded, by their last byte but one: the last is partly padding.
+    kept: [(Vec<u8>, Vec<u8>); N_STRINGS],
+}
+
+impl Strings {
+    /// Decodes a string to the end of `out`.
+    ///
+    /// # Errors
+    /// [`Error::Huffman`]; what `out` then ends with is of no use.
+    pub(super) fn decode(kept: &mut Option<Box<Self>>, raw: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        if !STRING_LEN.contains(&raw.len()) {
+            return huffman::decode(raw, out);
+        }
+        let at = usize::from(raw[raw.len() - 2]) % N_STRINGS;
+        let (encoded, decoded) = &mut kept.get_or_insert_default().kept[at];
+        if encoded == raw {
+            out.extend_from_slice(decoded);
+            return Ok(());
+        }
+        let start = out.len();
+        huffman::decode(raw, out)?;
+        encoded.clear();
+        encoded.extend_from_slice(raw);
+        decoded.clear();
+        decoded.extend_from_slice(&out[start..]);
+        Ok(())
+    }
+
+    /// Bytes of memory that it holds.
+    pub(super) fn memory(&self) -> usize {
+        let inside = self.kept.iter().map(|(encoded, decoded)| encoded.capacity() + decoded.capacity());
+        size_of::<Self>() + inside.sum::<usize>()
     }
 }
 

@@ -441,3 +441,34 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_long_string_that_came_before_is_read_as_if_it_had_not(
+        texts in proptest::collection::vec("[a-z0-9]{100,110}", 1..4),
+        order in proptest::collection::vec((0..4_usize, any::<bool>()), 0..20),
+    ) {
+        let mut decoder = Decoder::new(4096);
+        for (at, is_broken) in order {
+            let text = &texts[at % texts.len()];
+            let mut string = Vec::new();
+            huffman_encode(text.as_bytes(), &mut string);
+            // authorization, in no table, by Huffman's code
+            let mut block = vec![0x1f, 8, 0x80 | u8::try_from(string.len()).expect("below 127")];
+            if is_broken {
+                // The end-of-string symbol.
+                let from = string.len() - 5;
+                string[from..].fill(0xff);
+            }
+            block.extend(string);
+            let mut fields = Fields::new();
+            let read = decoder.decode(&block, 1 << 14, &mut fields);
+            prop_assert_eq!(read.is_err(), is_broken);
+            if !is_broken {
+                prop_assert_eq!(fields.value(Name::Authorization), Some(text.as_bytes()));
+            }
+        }
+    }
+}
