@@ -37,7 +37,7 @@ impl Scene {
     }
 
     /// `first`, then `n` times what `one` makes, end the connection at either listener and are counted, while others
-    /// are answered. The count of the flood is at most `counted_max`.
+    /// are answered. Its count rises by as much as `counted` says.
     async fn flood(
         &mut self,
         flood: Flood,
