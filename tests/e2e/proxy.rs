@@ -4,6 +4,7 @@ mod backend;
 mod connecting;
 mod failing;
 mod hostile;
+mod linked;
 mod stock;
 mod street;
 

@@ -1,6 +1,7 @@
 //! `sagemesh status`: who this node is, and how its mesh stands.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -111,6 +112,20 @@ pub fn of(
         is_ready,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+/// What to say of nodes that are reached over the mesh since their ports, which they name, are shut.
+pub(crate) fn detours(found: &[(TrustDomain, SocketAddr)]) -> Option<String> {
+    let (first, address) = found.first()?;
+    let more = match found.len() - 1 {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let name = first.node();
+    Some(format!(
+        "`{name}`{more} is called over the mesh, which costs more: {address} cannot be reached from here; open that \
+         port to this node, or set proxy.direct = false on `{name}` if nobody can reach it"
+    ))
 }
 
 /// The nodes that hold the keys of a signer in force.

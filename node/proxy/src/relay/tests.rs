@@ -71,7 +71,7 @@ async fn a_turn_that_panics_ends_its_connection_and_harms_no_other() {
     };
     let (tables, maps) = (watch::Sender::new(Arc::new(table)), watch::Sender::new(Arc::new(members())));
     let proxy =
-        Proxy::bind(config, tables.subscribe(), maps.subscribe(), tls::news().0).await.expect("ports");
+        Proxy::bind(config, tables.subscribe(), maps.subscribe(), tls::news().0, None).await.expect("ports");
     let (handle, stop) = (proxy.handle(), CancellationToken::new());
     let (mut one, _one) = client(&proxy).await;
     let (mut other, _other) = client(&proxy).await;
