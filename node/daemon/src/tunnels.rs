@@ -16,7 +16,7 @@ use types::{Reason, Refusal, TrustDomain, chain};
 
 /// What is spoken over such a stream: TLS, as at the inbound port.
 pub const TUNNEL: Protocol = Protocol::new("/sagemesh/tunnel/1");
-/// Streams of all nodes together. Each costs two sockets and 320 KiB at most.
+/// Streams of all nodes together. Each costs two sockets and what their buffers and its window hold.
 const STREAMS_MAX: u16 = 512;
 /// How long a stream may wait to be taken.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -78,6 +78,6 @@ fn refusal(node: &TrustDomain, err: &mesh::Error) -> Refusal {
             "`{name}` runs a release that takes no calls over mesh links: upgrade it, or let others reach its \
              inbound port"
         ),
-        err => chain(err).to_string(),
+        err => chain(err),
     })
 }

@@ -15,7 +15,7 @@ use tracing::info;
 
 use types::TrustDomain;
 
-use crate::dial::{Far, Ground};
+use crate::dial::Ground;
 use crate::way;
 
 /// Most nodes that are remembered. To others ports are dialled each time, which costs a quarter of a second.
@@ -39,47 +39,53 @@ impl Detour {
 }
 
 /// A node, and the port at which it is not reached.
-type Place = (TrustDomain, SocketAddr);
+pub(crate) type Place = (TrustDomain, SocketAddr);
 
-struct Taken {
+struct Taken<T> {
     detour: Arc<Detour>,
     /// How the port is tried.
-    far: Far,
+    by: T,
     used_at: Instant,
 }
 
 /// All detours.
-#[derive(Default)]
-pub(crate) struct Detours(Mutex<BTreeMap<Place, Taken>>);
+pub(crate) struct Detours<T>(Mutex<BTreeMap<Place, Taken<T>>>);
 
-impl Detours {
-    fn taken(&self) -> MutexGuard<'_, BTreeMap<Place, Taken>> {
+impl<T> Default for Detours<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Detours<T> {
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<Place, Taken<T>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The detour to a node, if its port was found shut.
-    pub(crate) fn of(&self, far: &Far) -> Option<Arc<Detour>> {
+    pub(crate) fn of(&self, place: &Place) -> Option<Arc<Detour>> {
         let mut taken = self.taken();
-        let taken = taken.get_mut(&place(far))?;
+        let taken = taken.get_mut(place)?;
         taken.used_at = Instant::now();
         Some(Arc::clone(&taken.detour))
     }
 
-    /// Remembers that a node is reached over the mesh and not at its port. `None` if that cannot be remembered.
-    pub(crate) fn begin(&self, far: &Far, why: &str) -> Option<Arc<Detour>> {
+    /// Remembers that a node is reached over the mesh and not at its port, for a reason. `None` if there are too many.
+    pub(crate) fn begin(&self, place: Place, by: &T, why: &str) -> Option<Arc<Detour>> {
         let mut taken = self.taken();
         let n_taken = taken.len();
-        let found = match taken.entry(place(far)) {
+        let found = match taken.entry(place) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(_) if n_taken >= DETOURS_MAX => return None,
             Entry::Vacant(entry) => {
+                let (node, address) = entry.key();
                 info!(
-                    sagemesh.node = %far.node,
-                    network.peer.address = %far.address,
+                    sagemesh.node = %node,
+                    network.peer.address = %address,
                     error = why,
                     "reaching a node over the mesh: its inbound port cannot be reached from here"
                 );
-                entry.insert(Taken { detour: Arc::default(), far: far.clone(), used_at: Instant::now() })
+                entry.insert(Taken { detour: Arc::default(), by: by.clone(), used_at: Instant::now() })
             }
         };
         found.used_at = Instant::now();
@@ -91,6 +97,7 @@ impl Detours {
         self.taken().keys().cloned().collect()
     }
 
+    /// Forgets a node whose port was reached, and has its connections replaced.
     fn end(&self, place: &Place) {
         if let Some(taken) = self.taken().remove(place) {
             taken.detour.is_over.store(true, Ordering::Relaxed);
@@ -99,18 +106,14 @@ impl Detours {
     }
 
     /// Those whose ports are to be tried. Forgets those that nothing goes by.
-    fn to_try(&self, now: Instant) -> Vec<(Place, Far)> {
+    fn to_try(&self, now: Instant) -> Vec<(Place, T)> {
         let mut taken = self.taken();
         taken.retain(|_, taken| {
             let is_held = Arc::strong_count(&taken.detour) > 1;
             is_held || now.saturating_duration_since(taken.used_at) < UNUSED_MAX
         });
-        taken.iter().map(|(place, taken)| (place.clone(), taken.far.clone())).collect()
+        taken.iter().map(|(place, taken)| (place.clone(), taken.by.clone())).collect()
     }
-}
-
-fn place(far: &Far) -> Place {
-    (far.node.clone(), far.address)
 }
 
 /// Tries the ports now and then, until `shutdown`.
@@ -135,5 +138,48 @@ pub(crate) async fn watch(ground: Arc<Ground>, shutdown: CancellationToken) {
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = watching => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(port: u16) -> Place {
+        ("nas.home.mesh".parse().expect("a name"), SocketAddr::from(([192, 0, 2, 1], port)))
+    }
+
+    #[test]
+    fn a_detour_ends_for_all_who_take_it() {
+        let detours = Detours::default();
+        assert!(detours.of(&place(1)).is_none());
+        let first = detours.begin(place(1), &(), "no answer").expect("room");
+        let again = detours.begin(place(1), &(), "no answer").expect("room");
+        let known = detours.of(&place(1)).expect("remembered");
+        assert!(Arc::ptr_eq(&first, &again) && Arc::ptr_eq(&first, &known) && !first.is_over());
+        // Another port of the node may be open.
+        assert!(detours.of(&place(2)).is_none());
+        detours.end(&place(1));
+        assert!(first.is_over() && detours.of(&place(1)).is_none());
+        assert!(!detours.begin(place(1), &(), "shut again").expect("room").is_over());
+    }
+
+    #[test]
+    fn as_many_are_remembered_as_there_is_room_for() {
+        let detours = Detours::default();
+        let n = (0..u16::MAX).filter(|port| detours.begin(place(*port), &(), "").is_some()).count();
+        assert_eq!((n, detours.places().len()), (DETOURS_MAX, DETOURS_MAX));
+    }
+
+    #[test]
+    fn a_node_that_nothing_goes_to_is_forgotten() {
+        let detours = Detours::default();
+        let held = detours.begin(place(1), &(), "");
+        drop(detours.begin(place(2), &(), ""));
+        let now = Instant::now();
+        assert_eq!(detours.to_try(now).len(), 2);
+        assert_eq!(detours.to_try(now + 2 * UNUSED_MAX), [(place(1), ())]);
+        drop(held);
+        assert!(detours.to_try(now + 2 * UNUSED_MAX).is_empty());
     }
 }

@@ -15,7 +15,7 @@ use types::{Reason, Refusal, SpiffeId, TrustDomain};
 use crate::carrier::Carrier;
 use crate::config::Config;
 use crate::connections::{Connections, Direction, Listed, Open};
-use crate::detours::Detours;
+use crate::detours::{Detours, Place};
 use crate::edges::Edges;
 use crate::links::Links;
 use crate::metrics::{Count, Counts};
@@ -46,6 +46,11 @@ pub(crate) struct Far {
 }
 
 impl Far {
+    /// The node, and the port at which it is dialled.
+    pub(crate) fn place(&self) -> Place {
+        (self.node.clone(), self.address)
+    }
+
     /// Whether its node says that it is reached over the mesh alone.
     pub(crate) const fn has_no_port(&self) -> bool {
         self.address.port() == 0
@@ -60,7 +65,7 @@ pub(crate) struct Ground {
     pub(crate) connections: Arc<Connections>,
     /// Links to other nodes, if there is a mesh.
     pub(crate) links: Option<Arc<dyn Links>>,
-    pub(crate) detours: Detours,
+    pub(crate) detours: Detours<Far>,
     /// Bridges to streams of links.
     pub(crate) bridges: Tasks,
 }

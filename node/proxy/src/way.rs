@@ -77,7 +77,7 @@ pub(crate) async fn secure(far: &Far, ground: &Ground) -> Result<Secured, Refusa
     if far.has_no_port() {
         return by_mesh(far, &**links, None, ground).await;
     }
-    let Some(detour) = ground.detours.of(far) else { return race(far, &**links, ground).await };
+    let Some(detour) = ground.detours.of(&far.place()) else { return race(far, &**links, ground).await };
     match by_mesh(far, &**links, Some(detour), ground).await {
         Ok(secured) => Ok(secured),
         Err(over_link) => direct(far, ground).await.map_err(|of_port| neither(&of_port, &over_link)),
@@ -108,7 +108,7 @@ async fn race(far: &Far, links: &dyn Links, ground: &Ground) -> Result<Secured, 
     };
     match over_link {
         Ok((stream, peer, end)) => {
-            let detour = ground.detours.begin(far, &of_port.detail);
+            let detour = ground.detours.begin(far.place(), far, &of_port.detail);
             Ok((stream, peer, End { detour, ..end }))
         }
         Err(over_link) => Err(neither(&of_port, &over_link)),
