@@ -98,7 +98,7 @@ impl<T: Clone> Detours<T> {
     }
 
     /// Forgets a node whose port was reached, and has its connections replaced.
-    fn end(&self, place: &Place) {
+    pub(crate) fn end(&self, place: &Place) {
         if let Some(taken) = self.taken().remove(place) {
             taken.detour.is_over.store(true, Ordering::Relaxed);
             info!(sagemesh.node = %place.0, network.peer.address = %place.1, "reaching a node directly again");

@@ -78,10 +78,13 @@ pub(crate) async fn secure(far: &Far, ground: &Ground) -> Result<Secured, Refusa
         return by_mesh(far, &**links, None, ground).await;
     }
     let Some(detour) = ground.detours.of(&far.place()) else { return race(far, &**links, ground).await };
-    match by_mesh(far, &**links, Some(detour), ground).await {
-        Ok(secured) => Ok(secured),
-        Err(over_link) => direct(far, ground).await.map_err(|of_port| neither(&of_port, &over_link)),
-    }
+    let over_link = match by_mesh(far, &**links, Some(detour), ground).await {
+        Ok(secured) => return Ok(secured),
+        Err(over_link) => over_link,
+    };
+    let secured = direct(far, ground).await.map_err(|of_port| neither(&of_port, &over_link))?;
+    ground.detours.end(&far.place());
+    Ok(secured)
 }
 
 /// Tries the port, and then the link.

@@ -10,6 +10,7 @@ use proxy::{Count, Way};
 use tls::{Client, Expect, Pq};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use types::{PeerId, Reason};
 
@@ -76,6 +77,21 @@ fn config() -> proxy::Config {
 /// A port that refuses.
 async fn shut_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// Has a port lead to another from now on.
+async fn opens(port: SocketAddr, to: SocketAddr) -> JoinSet<()> {
+    let opened = TcpListener::bind(port).await.unwrap();
+    let mut paths = JoinSet::new();
+    paths.spawn(async move {
+        let mut streams = JoinSet::new();
+        loop {
+            let (mut near, _) = opened.accept().await.unwrap();
+            let mut far = TcpStream::connect(to).await.unwrap();
+            streams.spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    paths
 }
 
 impl World {
@@ -319,17 +335,7 @@ async fn the_direct_way_is_taken_again_once_it_is_open() {
     let (response, mut sink) = client.begin(request("echo", "Echo"));
     send(&mut sink, message(0, b"old")).await.unwrap();
     let (head, body) = within("headers", response).await.unwrap().into_parts();
-    let opened = TcpListener::bind(port).await.unwrap();
-    let inbound = nas.inbound;
-    let mut paths = tokio::task::JoinSet::new();
-    paths.spawn(async move {
-        let mut streams = tokio::task::JoinSet::new();
-        loop {
-            let (mut near, _) = opened.accept().await.unwrap();
-            let mut far = TcpStream::connect(inbound).await.unwrap();
-            streams.spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
-        }
-    });
+    let _opened = opens(port, nas.inbound).await;
     within("the direct way", async {
         while !pi.handle.detours().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -347,6 +353,30 @@ async fn the_direct_way_is_taken_again_once_it_is_open() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_port_is_dialled_again_when_the_link_is_gone() {
+    let port = shut_port().await;
+    let service = Service::start("nas").await;
+    // Nobody looks whether the port is open but who needs it.
+    let near = proxy::Config { direct_retry: Duration::from_secs(3600), ..config() };
+    let world = World::with(port, grpc(service.address), near, service).await;
+    let mut client = world.pi.client().await;
+    client.echo(b"").await.is_ok();
+    world.goes(Way::Mesh);
+    let _opened = opens(port, world.nas.inbound).await;
+    world.path.breaks();
+    drop(world.path);
+    world.links[0].loses(&world.links[1]).await;
+    let answered = async {
+        while client.echo(b"again").await.status() != Some(0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("an answer", answered).await;
+    assert!(world.pi.handle.connections().iter().all(|it| it.way == Way::Direct));
+    assert_eq!(world.pi.handle.detours(), []);
 }
 
 #[tokio::test]
