@@ -119,11 +119,11 @@ pub(crate) fn detours(found: &[(TrustDomain, SocketAddr)]) -> Option<String> {
     let (first, address) = found.first()?;
     let more = match found.len() - 1 {
         0 => String::new(),
-        n => format!(" and {n} more"),
+        n => format!(" and to {n} more nodes"),
     };
     let name = first.node();
     Some(format!(
-        "`{name}`{more} is called over the mesh, which costs more: {address} cannot be reached from here; open that \
+        "calls to `{name}`{more} go over the mesh, which costs more: {address} cannot be reached from here; open that \
          port to this node, or set proxy.direct = false on `{name}` if nobody can reach it"
     ))
 }
@@ -176,5 +176,27 @@ impl fmt::Display for Status {
             write!(f, "\nwarning   {warning}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_called_over_the_mesh_are_told_in_one_line() {
+        let found = |name: &str, port: u16| {
+            let node: TrustDomain = format!("{name}.home.mesh").parse().expect("a name");
+            (node, SocketAddr::from(([192, 0, 2, 1], port)))
+        };
+        assert_eq!(detours(&[]), None);
+        let told = detours(&[found("nas", 7450)]).expect("a warning");
+        assert!(
+            told.starts_with("calls to `nas` go over the mesh") && told.contains("192.0.2.1:7450"),
+            "{told}"
+        );
+        assert!(told.contains("set proxy.direct = false on `nas`"), "{told}");
+        let told = detours(&[found("nas", 7450), found("tv", 1), found("pi", 2)]).expect("a warning");
+        assert!(told.starts_with("calls to `nas` and to 2 more nodes go over the mesh"), "{told}");
     }
 }

@@ -173,7 +173,7 @@ async fn a_node_behind_a_wall_is_called_over_the_link_that_it_made_until_the_wal
     assert_eq!((place.n_by_mesh(0) > 0.0, place.n_by_mesh(1) > 0.0), (true, true), "{}", place.log(0));
     assert!(place.log(0).contains("reaching a node over the mesh"), "{}", place.log(0));
     let told = place.warnings().await;
-    assert!(told.contains("`node-2` is called over the mesh") && told.contains("10.78.0.2:7450"), "{told}");
+    assert!(told.contains("calls to `node-2` go over the mesh") && told.contains("10.78.0.2:7450"), "{told}");
     let (outcome, seen) = place.connection().await;
     assert_eq!(outcome, Outcome::Ok, "{seen}");
     assert!(seen.contains("node-2 at 10.78.0.2:7450 does not answer"), "{seen}");
@@ -194,7 +194,7 @@ async fn a_node_behind_a_wall_is_called_over_the_link_that_it_made_until_the_wal
         sleep(Duration::from_millis(200)).await;
     }
     let told = place.warnings().await;
-    assert!(!told.contains("called over the mesh"), "{told}");
+    assert!(!told.contains("go over the mesh"), "{told}");
     assert_eq!(place.connection().await.0, Outcome::Ok);
 }
 
@@ -215,7 +215,7 @@ async fn a_node_that_says_that_nobody_can_dial_it_is_not_dialled() {
     place.answers().await;
     assert!(place.n_by_mesh(0) > 0.0, "{}", place.log(0));
     let told = place.warnings().await;
-    assert!(!told.contains("called over the mesh"), "it is as its operator wants it: {told}");
+    assert!(!told.contains("go over the mesh"), "it is as its operator wants it: {told}");
     let (outcome, seen) = place.connection().await;
     assert_eq!((outcome, &*seen), (Outcome::Ok, "node-2 names no port, and is reached over the mesh"));
 }
