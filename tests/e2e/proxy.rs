@@ -6,6 +6,7 @@ mod crowd;
 mod failing;
 mod floods;
 mod hostile;
+mod linked;
 mod raw;
 mod refused;
 mod slow;

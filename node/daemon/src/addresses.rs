@@ -57,6 +57,8 @@ pub struct Bound {
     pub mesh: SocketAddr,
     /// Where services are called.
     pub inbound: SocketAddr,
+    /// Whether others can dial that, as far as the operator knows.
+    pub is_inbound_direct: bool,
     /// Where the API is.
     pub api: SocketAddr,
     /// What is to be said in place of the machine's own addresses; empty to find them.
@@ -71,7 +73,8 @@ impl Bound {
             hosts = hosts_of(self.mesh.ip());
         }
         hosts.truncate(HOSTS_MAX);
-        Reach { hosts, mesh: self.mesh.port(), inbound: self.inbound.port(), api: self.api.port() }
+        let inbound = if self.is_inbound_direct { self.inbound.port() } else { 0 };
+        Reach { hosts, mesh: self.mesh.port(), inbound, api: self.api.port() }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::node::{Node, Rooms};
 use crate::readiness::Readiness;
 use crate::services::{self, Services};
 use crate::serving::Serving;
+use crate::tunnels::Tunnels;
 use crate::{carried, init, renewal, run_dir, state, telemetry};
 
 /// Rooms that stop together.
@@ -140,7 +141,9 @@ impl App {
 
         let attestor = Arc::new(Attestor::new().context("failed to ask the kernel who owns sockets")?);
         let (table_in, table) = services::table(&own);
-        let calls = Proxy::bind(config.proxy.clone(), table, members.clone(), news.clone()).await?;
+        let lent = Tunnels::new(linking.clone(), members.clone()).lend(config.mesh.peer_streams_max)?;
+        let calls =
+            Proxy::bind(config.proxy.clone(), table, members.clone(), news.clone(), Some(lent)).await?;
         let (inbound, calling) = (calls.inbound_addr(), calls.handle());
         let context = services::Node {
             own: own.clone(),
@@ -179,8 +182,13 @@ impl App {
             lost,
         }));
         let api = api::Server::bind(config.api.clone(), node.clone(), svids.clone(), news).await?;
-        let bound =
-            Bound { mesh: linked_at, inbound, api: api.local_addr(), advertise: config.advertise.clone() };
+        let bound = Bound {
+            mesh: linked_at,
+            inbound,
+            is_inbound_direct: config.is_inbound_direct,
+            api: api.local_addr(),
+            advertise: config.advertise.clone(),
+        };
         node.bound(bound.clone());
         ground.run("shown", {
             let node = node.clone();

@@ -45,6 +45,8 @@ pub struct Config {
     pub api: api::Config,
     /// Calls between services.
     pub proxy: proxy::Config,
+    /// Whether other nodes are told to dial the inbound port.
+    pub is_inbound_direct: bool,
     /// Services that run on this node.
     pub services: Vec<Declared>,
     /// What the node tells of itself.
@@ -193,7 +195,21 @@ impl Config {
         let services =
             services.collect::<Result<_, _>>().map_err(|refusal| invalid("service", &refusal.detail))?;
         let shutdown_grace = grace;
-        Ok(Self { state, run, shutdown_grace, store, mesh, advertise, api, proxy, services, telemetry, raw })
+        let is_inbound_direct = raw.proxy.direct.unwrap_or(true);
+        Ok(Self {
+            state,
+            run,
+            shutdown_grace,
+            store,
+            mesh,
+            advertise,
+            api,
+            proxy,
+            is_inbound_direct,
+            services,
+            telemetry,
+            raw,
+        })
     }
 
     /// What is written otherwise than in `other` and cannot change while the node runs: all but services.
@@ -227,6 +243,7 @@ impl Config {
         raw.mesh.links_max = Some(self.mesh.links_max);
         raw.api.listen = Some(self.api.listen);
         raw.proxy.inbound = Some(self.proxy.inbound);
+        raw.proxy.direct = Some(self.is_inbound_direct);
         raw.proxy.outbound = Some(self.proxy.outbound);
         raw.proxy.workers = Some(self.proxy.workers);
         raw.proxy.timeout_ms = u64::try_from(self.proxy.route.timeout.as_millis()).ok();

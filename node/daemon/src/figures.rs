@@ -57,7 +57,10 @@ impl Source for Figures {
         let alive = peers.values().filter(|known| known.liveness == Liveness::Alive).count();
         let linked = self.links.peers().borrow().len();
         let mdns = self.links.mdns_wires();
+        let by_mesh = self.proxy.connections().iter().filter(|it| it.way == proxy::Way::Mesh).count() as u64;
+        let open_by_mesh = ("sagemesh.proxy.connections_by_mesh", "");
         vec![
+            figure(open_by_mesh, "Connections of services that go over mesh links.", by_mesh),
             figure(("sagemesh.mesh.peers", ""), "Other nodes that belong to the mesh.", peers.len() as u64),
             figure(("sagemesh.mesh.peers_alive", ""), "Other nodes that are alive.", alive as u64),
             figure(("sagemesh.mesh.peers_linked", ""), "Other nodes that are linked.", linked as u64),

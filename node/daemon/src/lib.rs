@@ -29,6 +29,7 @@ mod figures;
 mod node;
 mod run_dir;
 mod serving;
+pub mod tunnels;
 
 pub mod demo;
 pub mod shop;

@@ -23,6 +23,7 @@ use types::{NodeName, Now, PublicKey, Reason, Refusal, ServiceName, SpiffeId, Tr
 
 use crate::addresses::Bound;
 use crate::config::{self, Config, Sources};
+use crate::tunnels::Tunnels;
 use crate::{authorities, keeper, services, status, why};
 
 /// How long a welcome is sent again: it tells the time.
@@ -206,7 +207,10 @@ impl api::Node for Node {
     async fn status(&self) -> Result<Status, Refusal> {
         let members = self.keeper.members().borrow().clone();
         let is_ready = self.pending.borrow().is_empty();
-        status::of(&self.config.state, &members, &self.own, &self.lost, is_ready, Now::read())
+        let mut status =
+            status::of(&self.config.state, &members, &self.own, &self.lost, is_ready, Now::read())?;
+        status.warnings.extend(status::detours(&self.proxy.detours()));
+        Ok(status)
     }
 
     async fn authorities(&self) -> Result<Vec<Authority>, Refusal> {
@@ -382,6 +386,7 @@ impl api::Node for Node {
             own: &self.own,
             members: self.keeper.members().borrow().clone(),
             links: self.links.peers().borrow().clone(),
+            tunnels: Tunnels::new(self.links.clone(), self.keeper.members()),
             gossip: self.gossip.peers().borrow().clone(),
             services: self.services.shown().borrow().clone(),
             table: self.services.table().borrow().clone(),

@@ -1,6 +1,7 @@
 //! `sagemesh status`: who this node is, and how its mesh stands.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -113,6 +114,20 @@ pub fn of(
     })
 }
 
+/// What to say of nodes that are reached over the mesh since their ports, which they name, are shut.
+pub(crate) fn detours(found: &[(TrustDomain, SocketAddr)]) -> Option<String> {
+    let (first, address) = found.first()?;
+    let more = match found.len() - 1 {
+        0 => String::new(),
+        n => format!(" and to {n} more nodes"),
+    };
+    let name = first.node();
+    Some(format!(
+        "calls to `{name}`{more} go over the mesh, which costs more: {address} cannot be reached from here; open that \
+         port to this node, or set proxy.direct = false on `{name}` if nobody can reach it"
+    ))
+}
+
 /// The nodes that hold the keys of a signer in force.
 pub(crate) fn signers(members: &Members) -> Vec<NodeName> {
     let in_force = members.signers().values().filter(|standing| !standing.is_cut_off());
@@ -161,5 +176,27 @@ impl fmt::Display for Status {
             write!(f, "\nwarning   {warning}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_called_over_the_mesh_are_told_in_one_line() {
+        let found = |name: &str, port: u16| {
+            let node: TrustDomain = format!("{name}.home.mesh").parse().expect("a name");
+            (node, SocketAddr::from(([192, 0, 2, 1], port)))
+        };
+        assert_eq!(detours(&[]), None);
+        let told = detours(&[found("nas", 7450)]).expect("a warning");
+        assert!(
+            told.starts_with("calls to `nas` go over the mesh") && told.contains("192.0.2.1:7450"),
+            "{told}"
+        );
+        assert!(told.contains("set proxy.direct = false on `nas`"), "{told}");
+        let told = detours(&[found("nas", 7450), found("tv", 1), found("pi", 2)]).expect("a warning");
+        assert!(told.starts_with("calls to `nas` and to 2 more nodes go over the mesh"), "{told}");
     }
 }

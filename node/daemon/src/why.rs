@@ -13,11 +13,12 @@ use api::node::{Health, Layer, Outcome, Service};
 use identity::Members;
 use membership::Liveness;
 use mesh::gossip::Known;
-use proxy::Table;
-use route::{State, View};
+use proxy::{Links, Table};
+use route::{Endpoint, State, View};
 use types::{Now, PeerId, Reason, ServiceName, TrustDomain};
 
 use crate::services;
+use crate::tunnels::Tunnels;
 
 /// How long an endpoint may take to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ pub struct Seen<'a> {
     pub members: Arc<Members>,
     /// Links.
     pub links: mesh::Snapshot,
+    /// What is reached over them.
+    pub tunnels: Tunnels,
     /// Who is there, and what each says.
     pub gossip: Arc<BTreeMap<PeerId, Known>>,
     /// Services for people.
@@ -205,15 +208,31 @@ async fn connection(seen: &Seen<'_>, service: &ServiceName) -> Layer {
     let mut told = Vec::new();
     let mut is_reached = false;
     for endpoint in endpoints.iter().filter(|it| it.is_healthy).take(TRIED_MAX) {
-        let error = connect(endpoint.address).await.err();
-        is_reached |= error.is_none();
-        let end = error.unwrap_or_else(|| "connects".to_owned());
-        told.push(format!("{} at {} {end}", endpoint.id.node.node(), endpoint.address));
+        let (is_open, found) = reached(&seen.tunnels, endpoint).await;
+        is_reached |= is_open;
+        told.push(format!("{} {found}", endpoint.id.node.node()));
     }
     if is_reached {
         return ok(NAME, list(&told));
     }
     failed(NAME, Reason::EndpointUnreachable, list(&told))
+}
+
+/// Whether an endpoint is reached by its port or over the mesh, and what was seen of that.
+async fn reached(tunnels: &Tunnels, endpoint: &Endpoint) -> (bool, String) {
+    let address = endpoint.address;
+    let failed = match address.port() {
+        0 => "names no port".to_owned(),
+        _ => match connect(address).await {
+            Ok(()) => return (true, format!("at {address} connects")),
+            Err(failed) => format!("at {address} {failed}"),
+        },
+    };
+    match timeout(CONNECT_TIMEOUT, tunnels.open(endpoint.id.node.clone())).await {
+        Ok(Ok(_)) => (true, format!("{failed}, and is reached over the mesh")),
+        Ok(Err(refusal)) => (false, format!("{failed}; {}", refusal.detail)),
+        Err(_) => (false, format!("{failed}; it opens no stream over the mesh in time")),
+    }
 }
 
 async fn connect(address: SocketAddr) -> Result<(), String> {

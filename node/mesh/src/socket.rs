@@ -9,6 +9,10 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+/// Bytes that the kernel takes before it can send them (`TCP_NOTSENT_LOWAT`, tcp(7)). Streams take turns only until
+/// then: more, and a probe waits behind all that a large body has put there.
+const UNSENT_MAX: u32 = 128 << 10;
+
 /// Makes the kernel give up `stream` after `silence_max` without a sign of the peer.
 pub(crate) fn prepare(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
@@ -17,6 +21,7 @@ pub(crate) fn prepare(stream: &TcpStream, silence_max: Duration) -> io::Result<(
     let second = Duration::from_secs(1);
     let probes = TcpKeepalive::new().with_time((silence_max / 3).max(second)).with_interval(second);
     socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
     socket.set_tcp_user_timeout(Some(silence_max))
 }
 
@@ -36,6 +41,7 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().expect("set"), Some(silence_max));
         assert_eq!(socket.tcp_keepalive_time().expect("set"), Duration::from_secs(3));
         assert_eq!(socket.tcp_keepalive_interval().expect("set"), Duration::from_secs(1));
+        assert_eq!(socket.tcp_notsent_lowat().expect("set"), UNSENT_MAX);
         assert!(socket.keepalive().expect("set") && socket.tcp_nodelay().expect("set"));
     }
 }

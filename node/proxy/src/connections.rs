@@ -13,6 +13,7 @@ use identity::Members;
 use types::{Now, SpiffeId, Timestamp};
 
 use crate::metrics::{Count, Counts};
+use crate::way::{End, Way};
 
 /// Who made a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +31,10 @@ pub struct ConnectionView {
     pub caller: SpiffeId,
     /// Who is called.
     pub target: SpiffeId,
-    /// Where the other end is.
+    /// Where the other end is; over the mesh, the other end of the link.
     pub address: SocketAddr,
+    /// Which way it goes.
+    pub way: Way,
     /// Who made it.
     pub direction: Direction,
     /// The key-exchange group.
@@ -47,7 +50,7 @@ pub struct ConnectionView {
 /// One open connection.
 pub(crate) struct Open {
     pub(crate) peer: Peer,
-    pub(crate) address: SocketAddr,
+    pub(crate) end: End,
     pub(crate) direction: Direction,
     pub(crate) since: Timestamp,
     n_calls: AtomicU32,
@@ -71,9 +74,9 @@ pub(crate) struct Listed {
 }
 
 impl Open {
-    pub(crate) fn new(peer: Peer, address: SocketAddr, direction: Direction) -> Self {
+    pub(crate) fn new(peer: Peer, end: End, direction: Direction) -> Self {
         let since = Now::read().wall;
-        Self { peer, address, direction, since, n_calls: AtomicU32::new(0), cut: CancellationToken::new() }
+        Self { peer, end, direction, since, n_calls: AtomicU32::new(0), cut: CancellationToken::new() }
     }
 
     /// Says how many calls are on it.
@@ -93,7 +96,8 @@ impl Open {
         ConnectionView {
             caller: caller.clone(),
             target: target.clone(),
-            address: self.address,
+            address: self.end.address,
+            way: self.end.way,
             direction: self.direction,
             group: self.peer.group.and_then(|group| group.as_str()).unwrap_or("unknown"),
             signature: self.peer.signature.and_then(|scheme| scheme.as_str()).unwrap_or("unknown"),
@@ -118,6 +122,7 @@ impl Connections {
             sagemesh.target = %view.target,
             network.peer.address = %view.address,
             network.connection.direction = ?view.direction,
+            sagemesh.way = view.way.name(),
             tls.curve = view.group,
             sagemesh.tls.signature = view.signature,
             "connected"
@@ -142,7 +147,7 @@ impl Connections {
                 counts.add(Count::ConnectionCut);
                 info!(
                     sagemesh.peer = %open.peer.caller.id,
-                    network.peer.address = %open.address,
+                    network.peer.address = %open.end.address,
                     error.type = refusal.reason.code(),
                     error = %refusal,
                     "cut a connection"

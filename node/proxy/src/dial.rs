@@ -4,20 +4,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tls::{Client, Expect, Peer, Svids};
+use tls::{Client, Peer, Svids};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::rustls::Connection;
 
-use types::{Now, Reason, Refusal, SpiffeId, chain};
+use types::{Reason, Refusal, SpiffeId, TrustDomain};
 
+use crate::carrier::Carrier;
 use crate::config::Config;
-use crate::connections::Connections;
+use crate::connections::{Connections, Direction, Listed, Open};
+use crate::detours::{Detours, Place};
 use crate::edges::Edges;
-use crate::metrics::Counts;
+use crate::links::Links;
+use crate::metrics::{Count, Counts};
 use crate::relay::{Reply, Socket};
 use crate::socket;
+use crate::tasks::Tasks;
+use crate::way::{End, Way, secure};
 
 /// Whom a connection leads to.
 #[derive(Clone)]
@@ -33,8 +38,23 @@ pub(crate) enum To {
 pub(crate) struct Far {
     pub(crate) client: Client,
     pub(crate) svids: watch::Receiver<Arc<Svids>>,
+    /// The service, and its node.
     pub(crate) target: SpiffeId,
+    pub(crate) node: TrustDomain,
+    /// The node's inbound port. Port 0: it has none that could be reached.
     pub(crate) address: SocketAddr,
+}
+
+impl Far {
+    /// The node, and the port at which it is dialled.
+    pub(crate) fn place(&self) -> Place {
+        (self.node.clone(), self.address)
+    }
+
+    /// Whether its node says that it is reached over the mesh alone.
+    pub(crate) const fn has_no_port(&self) -> bool {
+        self.address.port() == 0
+    }
 }
 
 /// What connections need of the room.
@@ -43,12 +63,29 @@ pub(crate) struct Ground {
     pub(crate) counts: Arc<Counts>,
     pub(crate) edges: Arc<Edges>,
     pub(crate) connections: Arc<Connections>,
+    /// Links to other nodes, if there is a mesh.
+    pub(crate) links: Option<Arc<dyn Links>>,
+    pub(crate) detours: Detours<Far>,
+    /// Bridges to streams of links.
+    pub(crate) bridges: Tasks,
+}
+
+impl Ground {
+    /// Lists a connection that was made to another node, and counts it.
+    pub(crate) fn list_made(&self, peer: Peer, end: End) -> Listed {
+        self.counts.add(Count::UpstreamConnection);
+        if end.way == Way::Mesh {
+            self.counts.add(Count::UpstreamByMesh);
+        }
+        self.connections.list(Open::new(peer, end, Direction::Outbound))
+    }
 }
 
 /// A connection on which HTTP/2 can begin.
 pub(crate) struct Made {
     pub(crate) socket: Socket,
     pub(crate) tls: Option<Connection>,
+    pub(crate) end: End,
     /// Who is at the other end, and as whom this end called; absent for backends.
     pub(crate) far: Option<(Peer, Arc<Svids>)>,
 }
@@ -64,43 +101,20 @@ pub(crate) async fn dial(to: To, ground: Arc<Ground>, reply: Reply) {
 
 async fn backend(address: SocketAddr, ground: &Ground) -> Result<Made, Refusal> {
     let stream = connect(address, ground.config.connect_timeout, socket::SILENCE_MAX).await?;
-    let socket = handed_over(stream, address)?;
-    Ok(Made { socket, tls: None, far: None })
+    let socket = handed_over(Carrier::Tcp(stream), address)?;
+    Ok(Made { socket, tls: None, end: End::direct(address), far: None })
 }
 
 async fn node(far: &Far, ground: &Ground) -> Result<Made, Refusal> {
     let own = Arc::clone(&far.svids.borrow());
-    let (stream, peer) = secure(far, ground).await?;
-    let (stream, tls) = stream.into_inner();
-    let socket = handed_over(stream, far.address)?;
-    Ok(Made { socket, tls: Some(tls.into()), far: Some((peer, own)) })
+    let (stream, peer, end) = secure(far, ground).await?;
+    let (carrier, tls) = stream.into_inner();
+    let socket = handed_over(carrier, end.address)?;
+    Ok(Made { socket, tls: Some(tls.into()), end, far: Some((peer, own)) })
 }
 
-fn handed_over(stream: TcpStream, address: SocketAddr) -> Result<Socket, Refusal> {
-    stream.into_std().map(Socket::Tcp).map_err(|err| unreachable(address, &err.to_string()))
-}
-
-/// Connects to a service on another node, and shakes hands.
-pub(crate) async fn secure(
-    far: &Far,
-    ground: &Ground,
-) -> Result<(tokio_rustls::client::TlsStream<TcpStream>, Peer), Refusal> {
-    let config = &ground.config;
-    let own = Arc::clone(&far.svids.borrow());
-    if own.not_after <= Now::read().wall {
-        // The other end would refuse it, and could not say why.
-        let how = format!("the certificate of {} ended at {} and was not replaced", own.id, own.not_after);
-        return Err(Reason::SvidExpired.because(how));
-    }
-    let silence_max = config.ping_interval + config.ping_timeout;
-    let stream = connect(far.address, config.connect_timeout, silence_max).await?;
-    let shaking = far.client.connect(stream, Expect::Id(far.target.clone()));
-    match timeout(config.connect_timeout, shaking).await {
-        Ok(Ok(met)) => Ok(met),
-        Ok(Err(tls::Error::Refused(refusal))) => Err(refusal),
-        Ok(Err(err)) => Err(unreachable(far.address, &chain(&err))),
-        Err(_) => Err(unreachable(far.address, "no TLS handshake in time")),
-    }
+fn handed_over(carrier: Carrier, address: SocketAddr) -> Result<Socket, Refusal> {
+    carrier.into_socket().map_err(|err| unreachable(address, &err.to_string()))
 }
 
 /// Connects to a port.

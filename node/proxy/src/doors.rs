@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
@@ -14,11 +16,15 @@ use tracing::{debug, warn};
 
 use types::ServiceName;
 
+use crate::carrier::Carrier;
+use crate::inbound::Visitor;
+use crate::links::LinkStream;
 use crate::metrics::{Count, Counts};
 use crate::relay::Socket;
 use crate::room::Shared;
 use crate::socket::{self, SILENCE_MAX};
-use crate::{inbound, outbound, tunnel};
+use crate::way::{End, Way};
+use crate::{bridge, inbound, outbound, tunnel};
 
 /// How long nothing is accepted after that failed: it fails again until files are closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +37,8 @@ pub(crate) enum Door {
     Socket(UnixListener),
     /// Other nodes and stock clients.
     Inbound(TcpListener),
+    /// Other nodes, over the links to them.
+    Mesh(BoxStream<'static, LinkStream>),
     /// Callers of one service, as bytes.
     Tunnel(TcpListener, ServiceName),
 }
@@ -38,20 +46,31 @@ pub(crate) enum Door {
 enum Stream {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+    Link(LinkStream),
 }
 
 impl Door {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&mut self) -> io::Result<Stream> {
         match self {
             Self::Outbound(listener) | Self::Inbound(listener) | Self::Tunnel(listener, _) => {
                 listener.accept().await.map(|(stream, address)| Stream::Tcp(stream, address))
             }
             Self::Socket(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Self::Mesh(arrivals) => match arrivals.next().await {
+                Some(stream) => Ok(Stream::Link(stream)),
+                // The mesh has stopped.
+                None => std::future::pending().await,
+            },
         }
     }
 
     /// Serves until `drain`, then waits for the connections to end. They are ended when this is dropped.
-    pub(crate) async fn serve(self, shared: Arc<Shared>, permits: Arc<Semaphore>, drain: CancellationToken) {
+    pub(crate) async fn serve(
+        mut self,
+        shared: Arc<Shared>,
+        permits: Arc<Semaphore>,
+        drain: CancellationToken,
+    ) {
         let counts = Arc::clone(&shared.ground.counts);
         let mut connections = JoinSet::new();
         loop {
@@ -90,9 +109,23 @@ impl Door {
     ) -> futures::future::BoxFuture<'static, ()> {
         let shared = Arc::clone(shared);
         match (self, stream) {
-            (Self::Inbound(_), Stream::Tcp(stream, address)) => {
-                Box::pin(inbound::connection(shared, stream, address, permit, drain))
-            }
+            (Self::Inbound(_), Stream::Tcp(stream, address)) => Box::pin(async move {
+                if let Err(err) = socket::prepare(&stream, SILENCE_MAX) {
+                    return debug!(error = %err, "lost a connection as it was made");
+                }
+                let (carrier, end) = (Carrier::Tcp(stream), End::direct(address));
+                inbound::connection(shared, Visitor { carrier, end, node: None }, permit, drain).await;
+            }),
+            (_, Stream::Link(LinkStream { bytes, node, address })) => Box::pin(async move {
+                match bridge::lay(bytes, &shared.ground) {
+                    Ok(carrier) => {
+                        let end = End { address, way: Way::Mesh, detour: None };
+                        let visitor = Visitor { carrier, end, node: Some(node) };
+                        inbound::connection(shared, visitor, permit, drain).await;
+                    }
+                    Err(err) => warn!(error = %err, "failed to take a stream of a link"),
+                }
+            }),
             (Self::Tunnel(_, service), Stream::Tcp(stream, address)) => {
                 let service = service.clone();
                 Box::pin(async move {

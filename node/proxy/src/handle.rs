@@ -1,10 +1,11 @@
 //! What other rooms hold of this one.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use types::call::CallStats;
-use types::{EdgeKey, Reason, ServiceName};
+use types::{EdgeKey, Reason, ServiceName, TrustDomain};
 use wire::Flood;
 
 use crate::connections::ConnectionView;
@@ -32,6 +33,11 @@ impl Handle {
     /// The open connections to other nodes and stock clients.
     pub fn connections(&self) -> Vec<ConnectionView> {
         self.shared.ground.connections.views()
+    }
+
+    /// Nodes that are reached over the mesh since the ports that they name cannot be reached from here, with these.
+    pub fn detours(&self) -> Vec<(TrustDomain, SocketAddr)> {
+        self.shared.ground.detours.places()
     }
 
     /// What is held of each endpoint of a service, sorted by node; empty if the service is unknown.

@@ -1,24 +1,23 @@
 //! Connections of other nodes' proxies and of stock clients: each is for the one service that its hello named.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tls::server::{ByName, Newcomers};
 use tls::{Accepted, Peer, Pq, Server};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use types::{Reason, Refusal, ServiceName, SpiffeId, Workload, chain};
+use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain, Workload, chain};
 
+use crate::carrier::Carrier;
 use crate::connections::{Direction, Open};
 use crate::metrics::Count;
-use crate::relay::{Newcomer, Socket};
+use crate::relay::Newcomer;
 use crate::room::Shared;
-use crate::socket;
 use crate::table::{Backend, Protocol, Table};
 use crate::tunnel;
+use crate::way::{End, Way};
 
 /// What gRPC calls are carried by.
 pub(crate) const H2: &[u8] = b"h2";
@@ -46,25 +45,37 @@ pub(crate) fn server(
     Server::by_name(config, choose, members)
 }
 
+/// Who is at the other end of a connection before it says so.
+pub(crate) struct Visitor {
+    pub(crate) carrier: Carrier,
+    pub(crate) end: End,
+    /// The node whose mesh link it came over, if it did.
+    pub(crate) node: Option<TrustDomain>,
+}
+
 /// Lets one connection in. Tunnels are served here, calls by a worker.
 pub(crate) async fn connection(
     shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
+    visitor: Visitor,
     permit: OwnedSemaphorePermit,
     drain: CancellationToken,
 ) {
-    let counts = &shared.ground.counts;
+    let Visitor { carrier, end, node } = visitor;
+    let (counts, address) = (&shared.ground.counts, end.address);
     let Ok(handshake) = shared.handshakes.try_acquire() else {
         counts.add(Count::ConnectionShed);
         debug!(network.peer.address = %address, "shed a connection: too many handshakes");
         return;
     };
-    let met = match socket::prepare(&stream, socket::SILENCE_MAX) {
-        Ok(()) => shared.server.accept(stream).await,
-        Err(err) => Err(tls::Error::Handshake(err)),
-    };
+    let met = shared.server.accept(carrier).await;
     drop(handshake);
+    let met = match met {
+        Ok(Accepted::Peer(_, peer)) if !is_of(&peer, node.as_ref()) => {
+            let what = format!("{} came over the mesh link of another node", peer.caller.id);
+            Err(Reason::PeerMismatch.because(what).into())
+        }
+        met => met,
+    };
     let (stream, peer) = match met {
         Ok(Accepted::Peer(stream, peer)) => (stream, peer),
         // The server refuses newcomers by itself.
@@ -79,29 +90,43 @@ pub(crate) async fn connection(
                 counts.refuse(it.reason);
                 it.reason.code()
             });
-            info!(network.peer.address = %address, error.type = reason, error = chain(&err), "refused a connection");
+            info!(
+                network.peer.address = %address,
+                sagemesh.way = end.way.name(),
+                error.type = reason,
+                error = chain(&err),
+                "refused a connection"
+            );
             return;
         }
     };
     let SpiffeId::Workload { workload: Workload::Service(service), .. } = peer.own.clone() else { return };
     counts.add(Count::InboundConnection);
-    let guest = Guest { service, peer: (*peer).clone(), address };
+    if end.way == Way::Mesh {
+        counts.add(Count::InboundByMesh);
+    }
+    let guest = Guest { service, peer: (*peer).clone(), end };
     if &*peer.alpn == tunnel::ALPN {
         return tunnel::serve(&shared, *stream, guest, drain).await;
     }
-    let (stream, tls) = stream.into_inner();
-    let Ok(stream) = stream.into_std() else { return };
-    let open = Open::new(guest.peer.clone(), guest.address, Direction::Inbound);
+    let (carrier, tls) = stream.into_inner();
+    let Ok(socket) = carrier.into_socket() else { return };
+    let open = Open::new(guest.peer.clone(), guest.end.clone(), Direction::Inbound);
     let listed = shared.ground.connections.list(open);
-    let (socket, tls) = (Socket::Tcp(stream), Box::new(tls.into()));
+    let tls = Box::new(tls.into());
     shared.crew.adopt(Newcomer::Guest { socket, tls, guest: Arc::new(guest), listed, permit });
+}
+
+/// Whether a peer belongs to the node whose link it came over. Anybody may come by the port.
+fn is_of(peer: &Peer, node: Option<&TrustDomain>) -> bool {
+    node.is_none_or(|node| peer.caller.member().is_some_and(|member| member.domain == *node))
 }
 
 /// Who connected, and which service it means.
 pub(crate) struct Guest {
     pub(crate) service: ServiceName,
     pub(crate) peer: Peer,
-    pub(crate) address: SocketAddr,
+    pub(crate) end: End,
 }
 
 impl Guest {

@@ -4,7 +4,8 @@
 //! goes there over a pooled HTTP/2 connection between the two services' SVIDs; the other node's proxy
 //! authorises it and hands it to the local service. Bodies are never looked at and never held back beyond
 //! what flow control allows. HTTP/1.1 and other TCP go through tunnels, as bytes. Connections are accepted, attested,
-//! secured and made by tokio; the calls on them are carried by the threads of `relay`.
+//! secured and made by tokio; the calls on them are carried by the threads of `relay`. Where a node's port cannot be
+//! reached, they go over the mesh link to it, by streams that the mesh lends.
 
 pub mod health;
 
@@ -21,8 +22,13 @@ mod inbound;
 mod outbound;
 mod tunnel;
 
+mod bridge;
+mod carrier;
+mod detours;
 mod dial;
+mod links;
 mod relay;
+mod way;
 
 mod connections;
 mod edges;
@@ -41,8 +47,10 @@ pub use crate::config::{Config, Tunnel};
 pub use crate::connections::{ConnectionView, Direction};
 pub use crate::error::Error;
 pub use crate::handle::Handle;
+pub use crate::links::{Bytes, Lent, LinkStream, Links};
 pub use crate::metrics::{Count, FLOODS, FRAMES, REFUSALS};
 pub use crate::room::Proxy;
 pub use crate::table::{Backend, Local, Protocol, Table};
+pub use crate::way::Way;
 
 pub use wire::Flood;

@@ -39,10 +39,14 @@ counts! {
     InboundRefused = "sagemesh.proxy.inbound.connections", "refused";
     /// Connections of other nodes and stock clients that failed before they said who they are.
     InboundFailed = "sagemesh.proxy.inbound.connections", "failed";
+    /// Of the connections that were let in, those over mesh links.
+    InboundByMesh = "sagemesh.proxy.inbound.by_mesh", "";
     /// Connections made to other nodes.
     UpstreamConnection = "sagemesh.proxy.upstream.connections", "";
     /// Connections to other nodes that could not be made.
     UpstreamFailed = "sagemesh.proxy.upstream.connections", "failed";
+    /// Of the connections made to other nodes, those over mesh links.
+    UpstreamByMesh = "sagemesh.proxy.upstream.by_mesh", "";
     /// Connections to other nodes given up because they fell silent.
     UpstreamSilent = "sagemesh.proxy.upstream.connections", "silent";
     /// Connections cut because their peer no longer counts.

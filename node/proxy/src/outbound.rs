@@ -65,6 +65,7 @@ impl Caller {
             client: self.client.clone(),
             svids: self.svids.clone(),
             target: target(&endpoint.id),
+            node: endpoint.id.node.clone(),
             address: endpoint.address,
         }
     }

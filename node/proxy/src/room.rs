@@ -18,12 +18,14 @@ use identity::Members;
 
 use crate::config::Config;
 use crate::connections::Connections;
+use crate::detours::{self, Detours};
 use crate::dial::Ground;
 use crate::doors::Door;
 use crate::edges::Edges;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::inbound;
+use crate::links::Lent;
 use crate::metrics::Counts;
 use crate::relay::{Crew, Working};
 use crate::routes::Routes;
@@ -37,6 +39,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// Most TLS handshakes of inbound at a time, and no more than half its connections, so that strangers take no
 /// place of those who are known.
 const HANDSHAKES_MAX: usize = 128;
+
+/// How long bridges may take over the last words of connections that were closed.
+const BRIDGES_END_WITHIN: Duration = Duration::from_millis(500);
 
 /// What all connections and calls use.
 pub(crate) struct Shared {
@@ -64,7 +69,8 @@ pub struct Proxy {
 
 impl Proxy {
     /// Holds the ports. Calls are carried by what `table` holds, and connections let in by what `members`
-    /// holds, each at the time. What peers bring along of themselves goes to `news`.
+    /// holds, each at the time. What peers bring along of themselves goes to `news`. Nodes whose ports cannot be
+    /// reached are called over `links`, if there are any.
     ///
     /// # Errors
     /// A field out of bounds, a port that cannot be had, or a kernel that does not tell who calls.
@@ -73,6 +79,7 @@ impl Proxy {
         table: watch::Receiver<Arc<Table>>,
         members: watch::Receiver<Arc<Members>>,
         news: News,
+        links: Option<Lent>,
     ) -> Result<Self, Error> {
         config.check()?;
         let attestor = Attestor::new()?;
@@ -80,6 +87,10 @@ impl Proxy {
         let mut doors = vec![Door::Outbound(listener)];
         let (listener, inbound) = listen(config.inbound, "proxy.inbound").await?;
         doors.push(Door::Inbound(listener));
+        let links = links.map(|Lent { links, arrivals }| {
+            doors.push(Door::Mesh(arrivals));
+            links
+        });
         let mut tunnels = Vec::new();
         for tunnel in &config.tunnels {
             let (listener, address) = listen(tunnel.listen, "outbound.listen").await?;
@@ -98,8 +109,15 @@ impl Proxy {
         let server = inbound::server(table.clone(), members.clone());
         let n_max = config.connections_max as usize;
         let (handshakes, shares) = (Semaphore::new(HANDSHAKES_MAX.min(n_max / 2)), Shares::new(n_max));
-        let ground =
-            Arc::new(Ground { config, counts, edges, connections: Arc::new(Connections::new(news)) });
+        let ground = Arc::new(Ground {
+            config,
+            bridges: Tasks::new(Arc::clone(&counts)),
+            counts,
+            edges,
+            connections: Arc::new(Connections::new(news)),
+            links,
+            detours: Detours::default(),
+        });
         let shared =
             Shared { ground, table, members, server, attestor, handshakes, shares, routes, crew, tasks };
         let shared = Arc::new(shared);
@@ -142,11 +160,12 @@ impl Proxy {
         for door in doors {
             let permits = match &door {
                 Door::Outbound(_) | Door::Socket(_) => near,
-                Door::Inbound(_) => far,
+                Door::Inbound(_) | Door::Mesh(_) => far,
                 Door::Tunnel(..) => tunnels,
             };
             serving.spawn(door.serve(Arc::clone(&shared), Arc::clone(permits), shutdown.clone()));
         }
+        serving.spawn(detours::watch(Arc::clone(&shared.ground), shutdown.clone()));
         tokio::select! {
             () = follow(&shared, &shutdown) => {}
             () = working.ended() => working.stop(),
@@ -165,6 +184,7 @@ impl Proxy {
         serving.shutdown().await;
         working.stop();
         shared.tasks.stop().await;
+        shared.ground.bridges.finish(BRIDGES_END_WITHIN).await;
         if let Some(path) = &config.socket
             && let Err(err) = std::fs::remove_file(path)
         {

@@ -1,9 +1,12 @@
-//! Tasks that outlive whoever started them: connections that are being made. The room holds them.
+//! Tasks that outlive whoever started them: connections that are being made, and bridges. The room holds
+//! them.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::metrics::{Count, Counts};
 
@@ -29,6 +32,15 @@ impl Tasks {
             }
         }
         running.spawn_on(task, &self.runtime);
+    }
+
+    /// Waits until all have ended by themselves, and ends those that have not in time.
+    pub(crate) async fn finish(&self, within: Duration) {
+        let mut running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async { while running.join_next().await.is_some() {} };
+        if timeout(within, all).await.is_err() {
+            running.shutdown().await;
+        }
     }
 
     /// Ends all of them.

@@ -19,8 +19,9 @@ use tracing::info;
 use route::{Attempt, EndpointId, Outcome, Route};
 use types::{Now, Reason, Refusal, ServiceName};
 
+use crate::carrier::Carrier;
 use crate::connections::{Direction, Listed, Open};
-use crate::dial::{connect, secure};
+use crate::dial::connect;
 use crate::edges::{Edges, Tally};
 use crate::inbound::Guest;
 use crate::metrics::Count;
@@ -28,6 +29,7 @@ use crate::outbound::{ATTEMPTS_MAX, Caller, target};
 use crate::room::Shared;
 use crate::socket::{self, SILENCE_MAX};
 use crate::table::Protocol;
+use crate::way::secure;
 
 /// What tunnels speak.
 pub(crate) const ALPN: &[u8] = b"sagemesh-tcp/1";
@@ -82,7 +84,7 @@ fn refused(shared: &Shared, refusal: &Refusal, service: &ServiceName, peer: Sock
     );
 }
 
-type Far = tokio_rustls::client::TlsStream<TcpStream>;
+type Far = tokio_rustls::client::TlsStream<Carrier>;
 
 /// Connects to the service at one endpoint after another.
 async fn reach(shared: &Shared, caller: &Caller, service: &ServiceName) -> Result<(Far, Listed), Refusal> {
@@ -125,15 +127,13 @@ fn count_refusal(edges: &Edges, caller: &Caller, callee: types::SpiffeId, refusa
 async fn dial(shared: &Shared, caller: &Caller, route: &Route) -> Result<(Far, Listed), Refusal> {
     let far = caller.far(&route.endpoint);
     let ground = &shared.ground;
-    let (mut stream, peer) = secure(&far, ground).await?;
+    let (mut stream, peer, end) = secure(&far, ground).await?;
     match timeout(admission_timeout(ground.config.connect_timeout), admission(&mut stream)).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => return Err(refusal),
         Err(_) => return Err(Reason::EndpointUnreachable.because("the other node did not answer in time")),
     }
-    ground.counts.add(Count::UpstreamConnection);
-    let open = Open::new(peer, far.address, Direction::Outbound);
-    Ok((stream, ground.connections.list(open)))
+    Ok((stream, ground.list_made(peer, end)))
 }
 
 /// The other proxy connects to its service within its own bound first.
@@ -159,7 +159,7 @@ async fn admission(stream: &mut Far) -> Result<(), Refusal> {
 /// Serves a tunnel that another node's proxy opened.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
-    mut stream: TlsStream<TcpStream>,
+    mut stream: TlsStream<Carrier>,
     guest: Guest,
     drain: CancellationToken,
 ) {
@@ -175,12 +175,12 @@ pub(crate) async fn serve(
     let mut backend = match backend {
         Ok(backend) => backend,
         Err(refusal) => {
-            refused(shared, &refusal, &guest.service, guest.address);
+            refused(shared, &refusal, &guest.service, guest.end.address);
             let _ = timeout(within, turn_away(&mut stream, refusal.reason)).await;
             return;
         }
     };
-    let open = Open::new(guest.peer.clone(), guest.address, Direction::Inbound);
+    let open = Open::new(guest.peer.clone(), guest.end.clone(), Direction::Inbound);
     let listed = shared.ground.connections.list(open);
     let admitted = async {
         stream.write_u8(CONNECTED).await?;
@@ -197,7 +197,7 @@ pub(crate) async fn serve(
                 .served(&guest.service)
                 .and_then(|(local, _)| local.policy.check(&guest.service, &guest.peer.caller.id));
             if let Err(refusal) = policy {
-                return refused(shared, &refusal, &guest.service, guest.address);
+                return refused(shared, &refusal, &guest.service, guest.end.address);
             }
         }
         std::future::pending::<()>().await;
@@ -208,7 +208,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn turn_away(stream: &mut TlsStream<TcpStream>, reason: Reason) -> io::Result<()> {
+async fn turn_away(stream: &mut TlsStream<Carrier>, reason: Reason) -> io::Result<()> {
     let code = reason.code().as_bytes();
     stream.write_u8(REFUSED).await?;
     stream.write_u8(u8::try_from(code.len()).unwrap_or(u8::MAX)).await?;

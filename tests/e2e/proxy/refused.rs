@@ -320,7 +320,7 @@ async fn a_caller_whose_record_ends_is_cut_off_with_a_reason_and_nothing_hangs()
     street.net.mesh.now = Now { wall: present.wall - identity::author::MEMBER_VALID + left, ..present };
     let node = street.net.admit("pi", "svc/*");
     street.net.mesh.now = present;
-    let pi = street.house_at(node, "web", None, "", street::config()).await;
+    let pi = street.house_of(node, ("web", None, ""), street::config(), None).await;
     let mut client = pi.client().await;
     let (response, mut sink) = client.begin(request("echo", "Echo"));
     send(&mut sink, message(0, b"begun")).await.unwrap();

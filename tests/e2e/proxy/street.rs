@@ -94,17 +94,16 @@ impl Street {
         config: Config,
     ) -> House {
         let node = self.net.admit(name, "svc/*");
-        self.house_at(node, service, backend, allow, config).await
+        self.house_of(node, (service, backend, allow), config, None).await
     }
 
-    /// The same for a node that is a member already.
-    pub async fn house_at(
+    /// Starts a node that is a member, with one service, perhaps over links.
+    pub async fn house_of(
         &mut self,
         node: Node,
-        service: &str,
-        backend: Option<Backend>,
-        allow: &str,
+        (service, backend, allow): (&str, Option<Backend>, &str),
         config: Config,
+        links: Option<proxy::Lent>,
     ) -> House {
         let allow = allow.split_whitespace().map(|rule| rule.parse().unwrap()).collect();
         let selectors = if backend.is_none() { me() } else { Vec::new() };
@@ -122,7 +121,8 @@ impl Street {
         };
         let table = watch::Sender::new(Arc::new(table));
         let (news, brought) = tls::news();
-        let proxy = Proxy::bind(config, table.subscribe(), self.net.map.subscribe(), news).await.unwrap();
+        let proxy =
+            Proxy::bind(config, table.subscribe(), self.net.map.subscribe(), news, links).await.unwrap();
         let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
         let house = House {
             handle: proxy.handle(),
@@ -353,6 +353,7 @@ pub async fn receive(head: http::response::Parts, mut body: RecvStream) -> Resul
 pub struct Path {
     pub address: SocketAddr,
     silent: watch::Sender<bool>,
+    cuts: watch::Sender<()>,
     _tasks: JoinSet<()>,
 }
 
@@ -362,13 +363,16 @@ impl Path {
         let address = listener.local_addr().unwrap();
         let silent = watch::Sender::new(false);
         let told = silent.subscribe();
+        let cuts = watch::Sender::new(());
+        let cut = cuts.subscribe();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut streams = JoinSet::new();
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
                 let mut far = TcpStream::connect(port).await.unwrap();
-                let mut told = told.clone();
+                let (mut told, mut cut) = (told.clone(), cut.clone());
+                cut.mark_unchanged();
                 streams.spawn(async move {
                     let is_silent = async {
                         let _ = told.wait_for(|silent| *silent).await;
@@ -376,11 +380,17 @@ impl Path {
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                         () = is_silent => std::future::pending().await,
+                        _ = cut.changed() => {}
                     }
                 });
             }
         });
-        Self { address, silent, _tasks: tasks }
+        Self { address, silent, cuts, _tasks: tasks }
+    }
+
+    /// Ends what goes over it now.
+    pub fn breaks(&self) {
+        self.cuts.send_replace(());
     }
 
     pub fn falls_silent(&self) {

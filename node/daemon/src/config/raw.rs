@@ -85,6 +85,9 @@ pub struct RawApi {
 pub struct RawProxy {
     /// Where services of other nodes arrive. Default `[::]:7450`.
     pub inbound: Option<SocketAddr>,
+    /// Whether other nodes can reach `inbound`. Default `true`. Behind NAT, or a firewall that lets nothing in, `false`
+    /// spares them from trying: they call over the mesh links that this node makes.
+    pub direct: Option<bool>,
     /// Where services of this node call. Default `127.0.0.1:7480`.
     pub outbound: Option<SocketAddr>,
     /// How long a call may take that names no deadline. Default 15,000, from 100 to 3,600,000.

@@ -38,7 +38,8 @@ impl Services {
                 shown.push(Service {
                     name,
                     node: member.node().clone(),
-                    address: Some(address),
+                    // Port 0: over the mesh alone.
+                    address: Some(address).filter(|it| it.port() != 0),
                     protocol: match offer.protocol() {
                         v1::OfferedProtocol::Tcp => api::node::Protocol::Tcp,
                         _ => api::node::Protocol::Grpc,

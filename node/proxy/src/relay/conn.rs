@@ -17,6 +17,7 @@ use crate::inbound;
 use crate::outbound::Caller;
 use crate::shares::Share;
 use crate::table::{Backend, Table};
+use crate::way::End;
 
 use super::io::Io;
 use super::slab::{Key, Slab};
@@ -121,6 +122,7 @@ pub(super) struct Far {
     pub(super) listed: Option<Listed>,
     /// Until it is listed.
     pub(super) peer: Option<tls::Peer>,
+    pub(super) end: End,
 }
 
 /// What is done about a connection when its timer is due.

@@ -70,13 +70,6 @@ impl LaneTo {
 }
 
 impl Lane {
-    pub(super) fn address(&self) -> SocketAddr {
-        match &self.to {
-            LaneTo::Node { endpoint, .. } => endpoint.address,
-            LaneTo::Backend { address, .. } => *address,
-        }
-    }
-
     /// Whether nobody would miss it.
     pub(super) fn is_unused(&self) -> bool {
         self.links.is_empty() && !self.is_dialing && self.waiting.is_empty()
@@ -204,7 +197,7 @@ impl Worker {
     }
 
     /// Lets connections go that new calls may not use: both ends' certificates have to be the current ones as far as
-    /// this end knows.
+    /// this end knows, and there must be no better way.
     fn freshen(&mut self, key: Key) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         if lane.seen_at == Some(self.now.mono) {
@@ -214,10 +207,10 @@ impl Worker {
         let LaneTo::Node { caller, .. } = &lane.to else { return };
         let own = caller.svids.borrow();
         let is_stale = |link: &Key| match self.conns.slab.get(*link).map(|conn| &conn.kind) {
-            Some(Kind::Upstream(upstream)) => upstream
-                .far
-                .as_ref()
-                .is_some_and(|far| !Arc::ptr_eq(&far.own, &own) || far.not_after <= self.now.wall),
+            Some(Kind::Upstream(upstream)) => upstream.far.as_ref().is_some_and(|far| {
+                let is_current = Arc::ptr_eq(&far.own, &own) && far.not_after > self.now.wall;
+                !is_current || far.end.is_outdated()
+            }),
             _ => true,
         };
         let stale: Vec<Key> = lane.links.iter().copied().filter(is_stale).collect();

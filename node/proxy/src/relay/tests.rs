@@ -76,7 +76,7 @@ async fn proxy() -> (Proxy, impl Sized) {
     };
     let (tables, maps) = (watch::Sender::new(Arc::new(table)), watch::Sender::new(Arc::new(members())));
     let proxy =
-        Proxy::bind(config, tables.subscribe(), maps.subscribe(), tls::news().0).await.expect("ports");
+        Proxy::bind(config, tables.subscribe(), maps.subscribe(), tls::news().0, None).await.expect("ports");
     (proxy, (tables, maps))
 }
 

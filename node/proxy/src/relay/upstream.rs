@@ -7,7 +7,6 @@
 use tracing::info;
 use types::Refusal;
 
-use crate::connections::{Direction, Open};
 use crate::dial::{Made, unreachable};
 use crate::metrics::Count;
 
@@ -31,17 +30,20 @@ impl Worker {
             Ok(made) => made,
             Err(refusal) => return self.dial_failed(lane_key, &refusal),
         };
-        let Some(lane) = self.lanes.get(lane_key) else { return };
+        if self.lanes.get(lane_key).is_none() {
+            return;
+        }
         let far = made.far.map(|(peer, own)| Far {
             not_after: own.not_after.min(peer.caller.not_after),
             edge: self.inbox.edges.of(own.id.clone(), peer.caller.id.clone()),
             own,
             listed: None,
             peer: Some(peer),
+            end: made.end.clone(),
         });
         let upstream = Upstream {
             lane: lane_key,
-            address: lane.address(),
+            address: made.end.address,
             is_proven: false,
             is_retired: false,
             far,
@@ -66,13 +68,11 @@ impl Worker {
         let Some(upstream) = conn.upstream().filter(|it| payload == PING && !it.is_proven) else { return };
         upstream.is_proven = true;
         upstream.watch = Watch::Idle;
-        let (lane_key, address) = (upstream.lane, upstream.address);
+        let lane_key = upstream.lane;
         if let Some(far) = &mut upstream.far
             && let Some(peer) = far.peer.take()
         {
-            let ground = &self.shared.ground;
-            ground.counts.add(Count::UpstreamConnection);
-            far.listed = Some(ground.connections.list(Open::new(peer, address, Direction::Outbound)));
+            far.listed = Some(self.shared.ground.list_made(peer, far.end.clone()));
         }
         self.watch(key, self.now.mono + self.shared.ground.config.idle_timeout);
         if let Some(lane) = self.lanes.get_mut(lane_key) {
