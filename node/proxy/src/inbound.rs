@@ -93,7 +93,7 @@ pub(crate) async fn connection(
     let Ok(stream) = stream.into_std() else { return };
     let open = Open::new(guest.peer.clone(), guest.address, Direction::Inbound);
     let listed = shared.ground.connections.list(open);
-    let (socket, tls) = (Socket::Tcp(stream), Box::new(tls.into()));
+    let (socket, tls) = (Socket::Tcp(stream), Some(Box::new(tls.into())));
     shared.crew.adopt(Newcomer::Guest { socket, tls, guest: Arc::new(guest), listed, permit });
 }
 

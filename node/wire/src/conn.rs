@@ -179,6 +179,11 @@ impl Conn {
         self.peer.header_list_max
     }
 
+    /// Bytes that the caller was given and has not released.
+    pub const fn n_held(&self) -> u32 {
+        self.held
+    }
+
     /// How much of what may be a flood came so far.
     pub const fn counts(&self) -> &Counts {
         self.budgets.counts()

@@ -17,7 +17,7 @@ use super::worker::Worker;
 
 /// Where all workers are told things.
 pub(crate) struct Crew {
-    inboxes: Vec<Arc<Inbox>>,
+    pub(super) inboxes: Vec<Arc<Inbox>>,
 }
 
 impl Crew {
