@@ -4,6 +4,7 @@ mod backend;
 mod connecting;
 mod failing;
 mod hostile;
+mod rig;
 mod stock;
 mod street;
 
