@@ -4,6 +4,8 @@ mod backend;
 mod connecting;
 mod failing;
 mod hostile;
+mod model;
+mod raw;
 mod rig;
 mod stock;
 mod street;
