@@ -80,7 +80,7 @@ async fn run(seed: u64, plans: &[Arc<Plan>], at: SocketAddr, ledger: &Arc<Mutex<
     let socket = TcpStream::connect(at).await.unwrap();
     let mut client = End::new(true, seed, Arc::default(), plans.to_vec());
     let carried = tokio::time::timeout(Duration::from_secs(60), client.drive(&socket)).await;
-    assert!(carried.is_ok(), "seed {seed}: calls hang: {}", client.hanging());
+    assert!(matches!(carried, Ok(Ok(()))), "seed {seed}: {carried:?}: {}", client.hanging());
     let is_needed = |plan: &&Arc<Plan>| !plan.steps[0].iter().any(|step| matches!(step.act, Act::Reset(_)));
     let needed: Vec<u64> = plans.iter().filter(is_needed).map(|plan| plan.id).collect();
     let is_served = || {

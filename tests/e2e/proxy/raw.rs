@@ -167,7 +167,8 @@ impl Backend {
             for n in 0.. {
                 let (socket, _) = listener.accept().await.unwrap();
                 let mut end = End::new(false, seed + n, Arc::clone(&known), Vec::new());
-                connections.spawn(async move { end.drive(&socket).await });
+                // Clients may close as they like.
+                connections.spawn(async move { drop(end.drive(&socket).await) });
                 while let Some(ended) = connections.try_join_next() {
                     ended.unwrap();
                 }
@@ -223,7 +224,10 @@ impl End {
     }
 
     /// Goes on until the other end closes, or, at a client, until all calls are over.
-    pub async fn drive(&mut self, socket: &TcpStream) {
+    ///
+    /// # Errors
+    /// If the connection breaks, or ends at a client.
+    pub async fn drive(&mut self, socket: &TcpStream) -> std::io::Result<()> {
         socket.set_nodelay(true).unwrap();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -237,17 +241,18 @@ impl End {
             }
             let n_max = self.rng.random_range(1..buffer.len());
             match socket.try_read(&mut buffer[..n_max]) {
-                Ok(0) => return assert!(!self.is_client, "the connection ended"),
+                Ok(0) if self.is_client => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Ok(()),
                 Ok(n) => {
                     self.take(&buffer[..n]);
                     has_moved = true;
                 }
                 Err(err) if err.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(err) => return assert!(!self.is_client, "{err}"),
+                Err(err) => return Err(err),
             }
             let is_idle = self.waiting.is_empty() && self.streams.is_empty() && self.out.is_empty();
             if self.is_client && is_idle {
-                return;
+                return Ok(());
             }
             if has_moved || self.relax() {
                 tokio::task::yield_now().await;
