@@ -76,7 +76,7 @@ type Told = BTreeMap<u64, Seen>;
 
 /// Carries out plans, and says what the client and the server have seen.
 async fn run(seed: u64, plans: &[Arc<Plan>], at: SocketAddr, ledger: &Arc<Mutex<Ledger>>) -> (Told, Told) {
-    ledger.lock().unwrap().plans = plans.iter().map(|plan| (plan.id, Arc::clone(plan))).collect();
+    ledger.lock().unwrap().plan(plans);
     let socket = TcpStream::connect(at).await.unwrap();
     let mut client = End::new(true, seed, Arc::default(), plans.to_vec());
     let carried = tokio::time::timeout(Duration::from_secs(60), client.drive(&socket)).await;

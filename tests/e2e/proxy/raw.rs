@@ -22,6 +22,8 @@ use self::encoder::Encoder;
 
 /// What the table of fields may hold, at either end.
 const TABLE_SIZE: usize = 4096;
+/// Calls that a server knows of.
+const PLANS_MAX: usize = 500;
 /// How often one end takes all windows away.
 const NARROWINGS_MAX: usize = 10;
 /// The field by which a server knows which call it is.
@@ -152,6 +154,16 @@ impl Seen {
         self.lists.len() >= after.n_lists
             && self.body.len() >= after.n_bytes
             && (self.is_over || !after.is_over)
+    }
+}
+
+impl Ledger {
+    /// Plans calls, and forgets those that were planned long ago: what a client gave up may come late.
+    pub fn plan(&mut self, plans: &[Arc<Plan>]) {
+        self.plans.extend(plans.iter().map(|plan| (plan.id, Arc::clone(plan))));
+        while self.plans.len() > PLANS_MAX {
+            self.plans.pop_first();
+        }
     }
 }
 
