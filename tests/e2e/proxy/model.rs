@@ -3,7 +3,7 @@
 //! a direct one or leads through both proxies and mutual TLS. What each end has seen must be the same, but for this:
 //!
 //! - **Frames.** A relay cuts DATA and header blocks as it likes, and drops padding and empty DATA. Bodies are compared as
-//!   bytes. That a request without a body ends with its fields or behind them is the same, too: which of both a server
+//!   bytes. Whether a message without a body ends with its fields or behind them is not compared: which of both a server
 //!   sees depends on whether the end was there when the relay had a connection.
 //! - **Order** of fields that have different names (ADR 9). The order of those with the same name is compared.
 //! - **What is the mesh's** (ADR 7): fields that begin with `sagemesh-` pass in neither direction. A server sees one
@@ -15,7 +15,7 @@
 //! - **Resets.** A relay may drop what no window was open for when a stream is reset: of such calls each end sees the
 //!   beginning of what was sent. A server sees CANCEL, whatever the code was by which the caller gave up. A caller sees the
 //!   server's code. (But REFUSED_STREAM, which means that no server has looked at the call; the relay sends it elsewhere.
-//!   `failing` tests that.)
+//!   `rig` tests that.)
 //! - **Ends.** When the answer has ended the call has, for both ends: a relay cuts what is still to come of the request, by
 //!   NO_ERROR towards the caller (RFC 9113, section 8.1) and by CANCEL towards the server, as gRPC does.
 

@@ -9,7 +9,7 @@ use identity::{Caller, Who};
 use proxy::fuzz::{Held, Rig, Scene};
 use proxy::{Config, Local, Table};
 use tls::Peer;
-use types::{Algorithm, Now};
+use types::{Algorithm, Now, Reason};
 use wire::hpack::{Fields, Name};
 use wire::{Code, Conn, Event, Role, Stream};
 
@@ -125,16 +125,37 @@ fn settle(rig: &mut Rig, ends: &mut [&mut End]) {
     }
 }
 
+/// A call that has come to its service.
+fn called(scene: &Scene, peer: &Peer) -> (Rig, End, End) {
+    let mut rig = scene.rig();
+    let mut caller = End::new(rig.guest(peer).unwrap(), Role::Client);
+    caller.asks();
+    settle(&mut rig, &mut [&mut caller]);
+    let mut service = End::new(rig.accept(scene, 0).unwrap(), Role::Server);
+    settle(&mut rig, &mut [&mut caller, &mut service]);
+    assert_eq!(service.streams.len(), 1);
+    (rig, caller, service)
+}
+
+#[test]
+fn a_call_that_a_service_refuses_to_look_at_is_sent_once_more() {
+    let (scene, peer) = scene();
+    let (mut rig, mut caller, mut service) = called(&scene, &peer);
+    for n_sent in [2, 2] {
+        let stream = *service.streams.last().unwrap();
+        service.conn.reset(stream, Code::REFUSED_STREAM, &mut service.out);
+        settle(&mut rig, &mut [&mut caller, &mut service]);
+        assert_eq!(service.streams.len(), n_sent);
+    }
+    assert_eq!((rig.held().calls, caller.conn.n_streams()), (0, 0), "its caller was told");
+    assert_eq!(rig.handle().refused(Reason::ServiceUnreachable), 1);
+}
+
 #[test]
 fn an_answer_that_waits_when_its_stream_is_reset_gives_its_window_back() {
     let (scene, peer) = scene();
-    let mut rig = scene.rig();
-    let mut caller = End::new(rig.guest(&peer).unwrap(), Role::Client);
+    let (mut rig, mut caller, mut service) = called(&scene, &peer);
     caller.is_reading = false;
-    caller.asks();
-    settle(&mut rig, &mut [&mut caller]);
-    let mut service = End::new(rig.accept(&scene, 0).unwrap(), Role::Server);
-    settle(&mut rig, &mut [&mut caller, &mut service]);
     // The caller's windows are shut, and nothing more is wanted of the request.
     let settings = [(4, 1000)];
     wire::frame::write_settings(&settings, &mut caller.out);
