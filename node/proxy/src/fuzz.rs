@@ -1,4 +1,4 @@
-//! What is read of fields and answers, for `tests/fuzz` alone.
+//! What is read of fields and answers, and the relay by hand, for `tests/fuzz` alone.
 
 use std::time::Duration;
 
@@ -8,6 +8,8 @@ use types::{Reason, Refusal};
 
 use crate::headers::{self, Asked};
 use crate::{health, trace};
+
+pub use crate::relay::rig::{Held, Rig, Scene};
 
 /// What the fields of a call or of an answer say.
 #[derive(Debug)]

@@ -113,7 +113,7 @@ pub(crate) async fn connection(
     let Ok(socket) = carrier.into_socket() else { return };
     let open = Open::new(guest.peer.clone(), guest.end.clone(), Direction::Inbound);
     let listed = shared.ground.connections.list(open);
-    let tls = Box::new(tls.into());
+    let tls = Some(Box::new(tls.into()));
     shared.crew.adopt(Newcomer::Guest { socket, tls, guest: Arc::new(guest), listed, permit });
 }
 

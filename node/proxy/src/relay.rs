@@ -27,6 +27,8 @@ mod upstream;
 
 mod crew;
 
+pub(crate) mod rig;
+
 #[cfg(test)]
 mod tests;
 

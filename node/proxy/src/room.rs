@@ -101,7 +101,7 @@ impl Proxy {
             doors.push(Door::Socket(socket::listen(path).await?));
         }
         let counts: Arc<Counts> = Arc::default();
-        let routes = Arc::new(Routes::new(config.route.clone()));
+        let routes = Arc::new(Routes::new(config.route.clone(), tls::random::bytes()));
         routes.update(&table.borrow().endpoints);
         let edges = Arc::new(Edges::new(Arc::clone(&counts)));
         let (crew, pollers) = Crew::new(config.workers, &counts).map_err(Error::Workers)?;

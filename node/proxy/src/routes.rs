@@ -19,8 +19,9 @@ pub(crate) struct Pending {
 }
 
 impl Routes {
-    pub(crate) fn new(config: route::Config) -> Self {
-        let rng = ChaCha8Rng::from_seed(tls::random::bytes());
+    /// `seed` is what chance follows from.
+    pub(crate) fn new(config: route::Config, seed: [u8; 32]) -> Self {
+        let rng = ChaCha8Rng::from_seed(seed);
         Self(Mutex::new(Router::new(config, rng)))
     }
 

@@ -184,6 +184,11 @@ impl Conn {
         self.peer.header_list_max
     }
 
+    /// Bytes that the caller was given and has not released.
+    pub const fn n_held(&self) -> u32 {
+        self.held
+    }
+
     /// How much of what may be a flood came since this was asked last.
     pub fn take_counts(&mut self) -> Counts {
         self.budgets.take_counts()

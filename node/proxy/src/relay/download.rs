@@ -188,10 +188,9 @@ impl Worker {
     /// Takes note that a call's stream is over before its end.
     pub(super) fn on_reset(&mut self, token: u64, code: Code, cause: Cause) {
         let key = Key::from_bits(token);
-        let Some(call) = self.calls.get_mut(key) else { return };
+        let Some(call) = self.calls.get(key) else { return };
         if call.answer.is_over {
-            // All of it is here.
-            call.far = None;
+            // All of it is here. What waits of it is given back to that connection still.
             return;
         }
         // No server has looked at the call (RFC 9113, section 8.7).

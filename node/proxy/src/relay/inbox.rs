@@ -31,7 +31,8 @@ pub(crate) enum Newcomer {
     /// Of another node's proxy, or of a stock client.
     Guest {
         socket: Socket,
-        tls: Box<Connection>,
+        /// None in the clear, which only tests do.
+        tls: Option<Box<Connection>>,
         guest: Arc<Guest>,
         listed: Listed,
         permit: OwnedSemaphorePermit,

@@ -59,6 +59,11 @@ impl<T> Wheel<T> {
         }
     }
 
+    /// How much is on it.
+    pub(crate) const fn len(&self) -> usize {
+        self.n
+    }
+
     /// Puts something on the wheel.
     pub(crate) fn insert(&mut self, at: Instant, what: T) -> Timer {
         let ms = u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX);

@@ -96,7 +96,7 @@ impl Worker {
                     lane: None,
                     _permit: permit,
                 };
-                (Io::new(socket, Some(*tls)), Kind::Guest(Box::new(guest)))
+                (Io::new(socket, tls.map(|tls| *tls)), Kind::Guest(Box::new(guest)))
             }
         };
         if let Some(key) = self.adopt(io, wire::Role::Server, kind) {

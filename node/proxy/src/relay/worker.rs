@@ -50,7 +50,7 @@ pub(super) enum Due {
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) inbox: Arc<Inbox>,
-    poll: Poll,
+    pub(super) poll: Poll,
     pub(super) now: Now,
     pub(super) conns: Conns,
     pub(super) calls: Slab<Call>,
@@ -66,6 +66,8 @@ pub(super) struct Worker {
     pub(super) callers: HashMap<ServiceName, Arc<Caller>>,
     /// Connections to be read in the next turn.
     pub(super) ready: Vec<Key>,
+    /// What a turn finds to be due.
+    due: Vec<Due>,
     input: Input,
     fields: Fields,
     pub(super) is_draining: bool,
@@ -92,6 +94,8 @@ impl Worker {
         let table = Arc::clone(&tables.borrow_and_update());
         let now = Now::read();
         let wire = Arc::new(shared.ground.config.wire());
+        let mut wheel = Wheel::new(now.mono);
+        wheel.insert(now.mono + super::upkeep::EVERY, Due::Upkeep);
         Self {
             shared,
             inbox,
@@ -101,7 +105,7 @@ impl Worker {
             calls: Slab::default(),
             lanes: Slab::default(),
             lane_ids: HashMap::new(),
-            wheel: Wheel::new(now.mono),
+            wheel,
             pools: Pools::default(),
             refusals: Refusals::default(),
             wire,
@@ -109,6 +113,7 @@ impl Worker {
             tables,
             callers: HashMap::new(),
             ready: Vec::new(),
+            due: Vec::new(),
             input: Input::new(),
             fields: Fields::new(),
             is_draining: false,
@@ -122,8 +127,6 @@ impl Worker {
     /// If the system cannot tell what happens on connections.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut due = Vec::new();
-        self.wheel.insert(self.now.mono + super::upkeep::EVERY, Due::Upkeep);
         loop {
             let wait =
                 if self.ready.is_empty() { self.wheel.next(self.now.mono) } else { Some(Duration::ZERO) };
@@ -132,39 +135,49 @@ impl Worker {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => continue,
                 Err(err) => panic!("failed to wait for connections: {err}"),
             }
-            self.now = Now::read();
-            self.follow_table();
-            let ready = std::mem::take(&mut self.ready);
-            for key in &ready {
-                self.turn(*key);
-            }
-            let mut has_letters = false;
-            for event in &events {
-                if event.token() == WAKE {
-                    has_letters = true;
-                    continue;
-                }
-                let key = Key::from_bits(event.token().0 as u64);
-                if event.is_writable() && self.conns.get_mut(key).is_some_and(|conn| conn.is_blocked) {
-                    self.conns.touch(key);
-                }
-                let is_hung = event.is_read_closed() || event.is_error();
-                if is_hung && let Some(conn) = self.conns.get_mut(key) {
-                    conn.is_hung = true;
-                }
-                if is_hung || event.is_readable() {
-                    self.turn(key);
-                }
-            }
-            if has_letters && !self.read_letters() {
+            if !self.act(Now::read(), &events) {
                 return;
             }
-            self.wheel.expire(self.now.mono, &mut due);
-            for due in due.drain(..) {
-                self.expired(due);
-            }
-            self.settle_all();
         }
+    }
+
+    /// Does what follows from what happened. False if that was to stop.
+    pub(super) fn act(&mut self, now: Now, events: &Events) -> bool {
+        self.now = now;
+        self.follow_table();
+        let ready = std::mem::take(&mut self.ready);
+        for key in &ready {
+            self.turn(*key);
+        }
+        let mut has_letters = false;
+        for event in events {
+            if event.token() == WAKE {
+                has_letters = true;
+                continue;
+            }
+            let key = Key::from_bits(event.token().0 as u64);
+            if event.is_writable() && self.conns.get_mut(key).is_some_and(|conn| conn.is_blocked) {
+                self.conns.touch(key);
+            }
+            let is_hung = event.is_read_closed() || event.is_error();
+            if is_hung && let Some(conn) = self.conns.get_mut(key) {
+                conn.is_hung = true;
+            }
+            if is_hung || event.is_readable() {
+                self.turn(key);
+            }
+        }
+        if has_letters && !self.read_letters() {
+            return false;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(self.now.mono, &mut due);
+        for due in due.drain(..) {
+            self.expired(due);
+        }
+        self.due = due;
+        self.settle_all();
+        true
     }
 
     fn follow_table(&mut self) {
