@@ -57,12 +57,16 @@ pub(crate) struct Inbox {
     waker: Waker,
     /// Connections that were handed to the worker and are open.
     pub(super) n_connections: AtomicUsize,
+    /// Calls that it carries, and streams of all its connections, when it last looked.
+    pub(super) n_calls: AtomicUsize,
+    pub(super) n_streams: AtomicUsize,
 }
 
 impl Inbox {
     pub(super) fn new(poll: &Poll) -> io::Result<Self> {
         let waker = Waker::new(poll.registry(), WAKE)?;
-        Ok(Self { letters: Mutex::default(), waker, n_connections: AtomicUsize::new(0) })
+        let [n_connections, n_calls, n_streams] = [(); 3].map(|()| AtomicUsize::new(0));
+        Ok(Self { letters: Mutex::default(), waker, n_connections, n_calls, n_streams })
     }
 
     /// All that was told since the last time.
