@@ -55,8 +55,8 @@ pub async fn remembered(store: &store::Handle) -> Result<Remembered, store::Erro
 pub struct Bound {
     /// Where links are accepted.
     pub mesh: SocketAddr,
-    /// Where services are called.
-    pub inbound: SocketAddr,
+    /// Where services are called; none if this node carries no calls.
+    pub inbound: Option<SocketAddr>,
     /// Where the API is.
     pub api: SocketAddr,
     /// What is to be said in place of the machine's own addresses; empty to find them.
@@ -71,7 +71,8 @@ impl Bound {
             hosts = hosts_of(self.mesh.ip());
         }
         hosts.truncate(HOSTS_MAX);
-        Reach { hosts, mesh: self.mesh.port(), inbound: self.inbound.port(), api: self.api.port() }
+        let inbound = self.inbound.map_or(0, |inbound| inbound.port());
+        Reach { hosts, mesh: self.mesh.port(), inbound, api: self.api.port() }
     }
 }
 

@@ -13,7 +13,8 @@ use crate::metrics::{Figure, Source};
 pub(crate) struct Figures {
     pub(crate) links: mesh::Handle,
     pub(crate) gossip: Gossiping,
-    pub(crate) proxy: proxy::Handle,
+    /// None if this node carries no calls.
+    pub(crate) proxy: Option<proxy::Handle>,
     pub(crate) api: Arc<api::Counts>,
     pub(crate) store: store::Handle,
 }
@@ -27,11 +28,16 @@ impl Source for Figures {
     fn counters(&self) -> Vec<Figure> {
         let links = mesh::Count::ALL.iter();
         let links = links.map(|count| figure(count.metric(), count.help(), self.links.count(*count)));
-        let calls = proxy::Count::ALL.iter();
-        let calls = calls.map(|count| figure(count.metric(), count.help(), self.proxy.count(*count)));
+        let calls = self.proxy.iter().flat_map(|proxy| {
+            let counts = proxy::Count::ALL.iter();
+            counts.map(|count| figure(count.metric(), count.help(), proxy.count(*count)))
+        });
         let asked = api::Count::ALL.iter();
         let asked = asked.map(|count| figure(count.metric(), count.help(), self.api.of(*count)));
-        let refused = Reason::ALL.iter().map(|reason| (reason.code(), self.proxy.refused(*reason)));
+        let refused = self
+            .proxy
+            .iter()
+            .flat_map(|proxy| Reason::ALL.iter().map(|reason| (reason.code(), proxy.refused(*reason))));
         let refused = refused
             .filter(|(_, n)| *n > 0)
             .map(|(code, n)| figure((REFUSALS, code), "Calls, tunnels and connections refused.", n));
@@ -51,11 +57,19 @@ impl Source for Figures {
         let alive = peers.values().filter(|known| known.liveness == Liveness::Alive).count();
         let linked = self.links.peers().borrow().len();
         let mdns = self.links.mdns_wires();
-        vec![
+        let mut gauges = vec![
             figure(("sagemesh.mesh.peers", ""), "Other nodes that belong to the mesh.", peers.len() as u64),
             figure(("sagemesh.mesh.peers_alive", ""), "Other nodes that are alive.", alive as u64),
             figure(("sagemesh.mesh.peers_linked", ""), "Other nodes that are linked.", linked as u64),
             figure(("sagemesh.mesh.mdns_interfaces", ""), "Interfaces on which mDNS is on.", mdns as u64),
-        ]
+        ];
+        if let Some((calls, streams)) = self.proxy.as_ref().map(proxy::Handle::open) {
+            let calls_help = "Calls in flight, as they were at most 5 s ago.";
+            gauges.push(figure(("sagemesh.proxy.calls_open", ""), calls_help, calls as u64));
+            let streams_help =
+                "HTTP/2 streams of all connections that carry calls, as they were at most 5 s ago.";
+            gauges.push(figure(("sagemesh.proxy.streams_open", ""), streams_help, streams as u64));
+        }
+        gauges
     }
 }

@@ -41,7 +41,7 @@ pub(crate) struct Node {
     gossip: Gossiping,
     links: mesh::Handle,
     services: services::Handle,
-    proxy: proxy::Handle,
+    proxy: Option<proxy::Handle>,
     pending: watch::Receiver<BTreeSet<&'static str>>,
     /// Why statements that were kept no longer hold.
     lost: Vec<String>,
@@ -71,8 +71,8 @@ pub(crate) struct Rooms {
     pub(crate) links: mesh::Handle,
     /// Which services there are.
     pub(crate) services: services::Handle,
-    /// What becomes of calls.
-    pub(crate) proxy: proxy::Handle,
+    /// What becomes of calls; none if this node carries none.
+    pub(crate) proxy: Option<proxy::Handle>,
     /// Which rooms are not ready.
     pub(crate) pending: watch::Receiver<BTreeSet<&'static str>>,
     /// Why statements that were kept no longer hold.
@@ -206,7 +206,8 @@ impl api::Node for Node {
     async fn status(&self) -> Result<Status, Refusal> {
         let members = self.keeper.members().borrow().clone();
         let is_ready = self.pending.borrow().is_empty();
-        status::of(&self.config.state, &members, &self.own, &self.lost, is_ready, Now::read())
+        let status = status::of(&self.config.state, &members, &self.own, &self.lost, is_ready, Now::read())?;
+        Ok(Status { inbound: self.bound.get().and_then(|bound| bound.inbound), ..status })
     }
 
     async fn authorities(&self) -> Result<Vec<Authority>, Refusal> {
@@ -385,7 +386,7 @@ impl api::Node for Node {
             gossip: self.gossip.peers().borrow().clone(),
             services: self.services.shown().borrow().clone(),
             table: self.services.table().borrow().clone(),
-            views: self.proxy.explain(&service),
+            views: self.proxy.as_ref().map(|proxy| proxy.explain(&service)),
         };
         Ok(why::layers(&seen, &service, Now::read()).await)
     }

@@ -59,7 +59,7 @@ impl Services {
     /// Where a node's services are called: at the address where this node has reached it, else at one that it
     /// names, best the one from which it has reached this node.
     fn address(&self, peer: &PeerId, known: &Known) -> Option<SocketAddr> {
-        let reach = known.reach()?;
+        let reach = known.reach().filter(|reach| reach.inbound != 0)?;
         let link = self.node.links.link(peer);
         let linked = link.map(|link| (link.address.ip().to_canonical(), link.direction));
         let proven = linked.filter(|(host, direction)| {
