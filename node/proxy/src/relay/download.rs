@@ -190,8 +190,7 @@ impl Worker {
         let key = Key::from_bits(token);
         let Some(call) = self.calls.get_mut(key) else { return };
         if call.answer.is_over {
-            // All of it is here.
-            call.far = None;
+            // All of it is here. What waits of it is released as it is forwarded, though its stream is over.
             return;
         }
         // No server has looked at the call (RFC 9113, section 8.7).
