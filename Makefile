@@ -9,7 +9,7 @@ NODE := $(or $(CARGO_TARGET_DIR),target)/release/sagemesh
 PD := tests/bench/dataplane/pd
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-long bench-mesh bench-mesh-sim bench-dataplane conformance-http2 fuzz clean
+.PHONY: help setup demo test check test-long bench-mesh bench-mesh-sim bench-dataplane chaos-dataplane conformance-http2 fuzz clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench-dataplane: ## Measure calls through two nodes beside HAProxy, nginx and fl
 	cargo build --release --locked -p sagemesh-daemon
 	cargo build --release --locked --manifest-path $(PD)/Cargo.toml --target-dir $(CACHE)/dataplane/target
 	PYTHONPATH=tests python3 -B -m bench.dataplane.bench --binary $(NODE) --pd $(CACHE)/dataplane/target/release/pd $(ARGS)
+
+chaos-dataplane: setup ## A million calls while services, nodes and connections are killed, as root (ARGS='--seed 1', --quick)
+	cargo build --release --locked -p sagemesh-daemon
+	cargo run --release --locked -p sagemesh-tests --bin chaos-dataplane -- $(ARGS)
 
 conformance-http2: ## h2spec on both listeners, and gRPC's interop cases through two nodes, as root (ARGS='--only h2spec')
 	@tests/setup.sh conformance

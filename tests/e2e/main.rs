@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may fail where it stands; its modules share")]
 
 mod api;
+mod chaos;
 mod gossip;
 mod hostile;
 mod join;

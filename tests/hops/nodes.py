@@ -29,9 +29,9 @@ class Node:
         self.dir.mkdir(parents=True)
         self.process = None
 
-    def configure(self, services):
-        """Writes its configuration; `services` are the lines of its services."""
-        text = f'state = "{self.dir}/state"\nrun = "{self.dir}/run"\n[proxy]\nworkers = 1\n{services}'
+    def configure(self, services, proxy="workers = 1\n"):
+        """Writes its configuration; `services` are the lines of its services, `proxy` those of its proxy."""
+        text = f'state = "{self.dir}/state"\nrun = "{self.dir}/run"\n[proxy]\n{proxy}{services}'
         (self.dir / "config.toml").write_text(text)
 
     def cli(self, *args, timeout_s=60):
@@ -84,8 +84,7 @@ class Pair:
 
     def found(self, services_a="", services_b=""):
         """Founds the mesh on `a` and has `b` join it by an invitation."""
-        self.a.configure(services_a)
-        self.b.configure(services_b)
+        self.configure(services_a, services_b)
         self.a.cli("init", "home.mesh", "--name", "a")
         self.a.up()
         token = self.a.cli("invite", "--name", "b", "--scope", "svc/*")["token"]
@@ -108,10 +107,20 @@ class Pair:
             "the link of the nodes", lambda: is_linked(self.a) and is_linked(self.b), within_s, self.processes
         )
 
+    def configure(self, services_a, services_b):
+        """Writes both configurations, with these services."""
+        self.a.configure(services_a)
+        self.b.configure(services_b)
+
+    def configure_without_proxy(self):
+        """Writes both configurations, with neither proxy nor services. A restart makes it so."""
+        for node in (self.a, self.b):
+            node.configure("", "enabled = false\n")
+
     def reload(self, services_a, services_b):
         """Gives both other services while they run."""
-        for node, services in ((self.a, services_a), (self.b, services_b)):
-            node.configure(services)
+        self.configure(services_a, services_b)
+        for node in (self.a, self.b):
             node.cli("reload")
 
     def mldsa_ends(self):

@@ -160,6 +160,7 @@ pub(crate) fn status(status: Status) -> mesh_wire::GetStatusResponse {
         n_members: u32::try_from(status.n_members).unwrap_or(u32::MAX),
         warnings: status.warnings,
         ready: status.is_ready,
+        inbound_address: text(status.inbound),
         version: status.version,
         ..Default::default()
     }

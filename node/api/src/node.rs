@@ -131,6 +131,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Whether it serves all that it is meant to.
     pub is_ready: bool,
+    /// Where its services are called; none if its proxy is off or does not run yet.
+    pub inbound: Option<SocketAddr>,
     /// Version of the program.
     pub version: String,
 }

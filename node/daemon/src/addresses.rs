@@ -55,8 +55,8 @@ pub async fn remembered(store: &store::Handle) -> Result<Remembered, store::Erro
 pub struct Bound {
     /// Where links are accepted.
     pub mesh: SocketAddr,
-    /// Where services are called.
-    pub inbound: SocketAddr,
+    /// Where services are called; none if this node carries no calls.
+    pub inbound: Option<SocketAddr>,
     /// Whether others can dial that, as far as the operator knows.
     pub is_inbound_direct: bool,
     /// Where the API is.
@@ -73,7 +73,7 @@ impl Bound {
             hosts = hosts_of(self.mesh.ip());
         }
         hosts.truncate(HOSTS_MAX);
-        let inbound = if self.is_inbound_direct { self.inbound.port() } else { 0 };
+        let inbound = self.inbound.filter(|_| self.is_inbound_direct).map_or(0, |inbound| inbound.port());
         Reach { hosts, mesh: self.mesh.port(), inbound, api: self.api.port() }
     }
 }

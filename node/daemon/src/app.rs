@@ -141,10 +141,15 @@ impl App {
 
         let attestor = Arc::new(Attestor::new().context("failed to ask the kernel who owns sockets")?);
         let (table_in, table) = services::table(&own);
-        let lent = Tunnels::new(linking.clone(), members.clone()).lend(config.mesh.peer_streams_max)?;
-        let calls =
-            Proxy::bind(config.proxy.clone(), table, members.clone(), news.clone(), Some(lent)).await?;
-        let (inbound, calling) = (calls.inbound_addr(), calls.handle());
+        let calls = match config.proxy.clone() {
+            Some(proxy) => {
+                let lent =
+                    Tunnels::new(linking.clone(), members.clone()).lend(config.mesh.peer_streams_max)?;
+                Some(Proxy::bind(proxy, table, members.clone(), news.clone(), Some(lent)).await?)
+            }
+            None => None,
+        };
+        let (inbound, calling) = (calls.as_ref().map(Proxy::inbound_addr), calls.as_ref().map(Proxy::handle));
         let context = services::Node {
             own: own.clone(),
             keys: keys.clone(),
@@ -208,7 +213,9 @@ impl App {
         let metrics = Metrics::new(vec![Box::new(figures)]);
         let watched = telemetry::Server::bind(config.telemetry.listen, readiness.pending(), metrics).await?;
         // All ports are held: work may come in.
-        faces.run("proxy", |stop| calls.run(stop));
+        if let Some(calls) = calls {
+            faces.run("proxy", |stop| calls.run(stop));
+        }
         faces.run("api", |stop| api.run(stop));
         faces.run("telemetry", |stop| async move {
             if let Err(err) = watched.run(stop).await {
@@ -233,7 +240,7 @@ impl App {
         let mut reload = listen(SignalKind::hangup())?;
         info!(
             sagemesh.mesh.address = %self.bound.mesh,
-            sagemesh.inbound.address = %self.bound.inbound,
+            sagemesh.inbound.address = self.bound.inbound.map(tracing::field::display),
             sagemesh.api.address = %self.bound.api,
             "the node is up"
         );

@@ -23,6 +23,9 @@ pub const FILE: &str = "/etc/sagemesh/config.toml";
 pub const API_SOCKET: &str = "api.sock";
 /// The Unix socket where services call, beside it.
 pub const OUTBOUND_SOCKET: &str = "outbound.sock";
+/// What is told where a node without a proxy is to have a service.
+pub const PROXY_IS_OFF: &str = "it is false, and such a node has no services and no [[outbound]]: \
+                                set it to true, and restart the node if it runs";
 /// Where a node that runs for the whole machine is asked.
 pub const SOCKET: &str = "/run/sagemesh/api.sock";
 
@@ -43,8 +46,8 @@ pub struct Config {
     pub advertise: Vec<IpAddr>,
     /// What operators and workloads ask.
     pub api: api::Config,
-    /// Calls between services.
-    pub proxy: proxy::Config,
+    /// Calls between services; none if this node carries none.
+    pub proxy: Option<proxy::Config>,
     /// Whether other nodes are told to dial the inbound port.
     pub is_inbound_direct: bool,
     /// Services that run on this node.
@@ -192,8 +195,12 @@ impl Config {
         let telemetry = telemetry::Config::new(&raw.telemetry)?;
         let advertise = advertised(raw.mesh.advertise.clone().unwrap_or_default())?;
         let services = raw.services.iter().map(|it| Declared::of_raw(it, Source::Config));
-        let services =
+        let services: Vec<_> =
             services.collect::<Result<_, _>>().map_err(|refusal| invalid("service", &refusal.detail))?;
+        let proxy = Some(proxy).filter(|_| raw.proxy.enabled.unwrap_or(true));
+        if proxy.is_none() && !(services.is_empty() && raw.outbounds.is_empty()) {
+            return Err(invalid("proxy.enabled", &PROXY_IS_OFF));
+        }
         let shutdown_grace = grace;
         let is_inbound_direct = raw.proxy.direct.unwrap_or(true);
         Ok(Self {
@@ -242,11 +249,14 @@ impl Config {
         raw.mesh.advertise = Some(self.advertise.clone());
         raw.mesh.links_max = Some(self.mesh.links_max);
         raw.api.listen = Some(self.api.listen);
-        raw.proxy.inbound = Some(self.proxy.inbound);
-        raw.proxy.direct = Some(self.is_inbound_direct);
-        raw.proxy.outbound = Some(self.proxy.outbound);
-        raw.proxy.workers = Some(self.proxy.workers);
-        raw.proxy.timeout_ms = u64::try_from(self.proxy.route.timeout.as_millis()).ok();
+        raw.proxy.enabled = Some(self.proxy.is_some());
+        if let Some(proxy) = &self.proxy {
+            raw.proxy.inbound = Some(proxy.inbound);
+            raw.proxy.direct = Some(self.is_inbound_direct);
+            raw.proxy.outbound = Some(proxy.outbound);
+            raw.proxy.workers = Some(proxy.workers);
+            raw.proxy.timeout_ms = u64::try_from(proxy.route.timeout.as_millis()).ok();
+        }
         raw.telemetry.listen = Some(self.telemetry.listen);
         raw.telemetry.log = Some(self.telemetry.log.clone());
         toml::to_string(&raw).expect("paths, names and numbers can be written")
@@ -432,6 +442,13 @@ mod tests {
         check("[proxy]\ntimeout_ms = 5", &["`proxy.timeout_ms`", "100 ms to 1 h"]);
         check("[store]\ncommit_delay_ms = 0", &["`store.commit_delay_ms`", "1 ms to 10 s"]);
         check("shutdown_grace_ms = 300001", &["`shutdown_grace_ms`"]);
+        for rest in
+            ["[[service]]\nname = \"web\"", "[[outbound]]\nlisten = \"127.0.0.1:1\"\nservice = \"db\""]
+        {
+            check(&format!("[proxy]\nenabled = false\n{rest}"), &["`proxy.enabled`", "set it to true"]);
+        }
+        let off = Config::new(read("[proxy]\nenabled = false")).expect("a node without a proxy");
+        assert!(off.proxy.is_none() && off.to_toml().contains("[proxy]\nenabled = false\n"));
         for host in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
             let text = format!("[mesh]\nadvertise = [\"192.0.2.1\", \"{host}\"]");
             check(&text, &["`mesh.advertise`", host, "such as 192.0.2.1"]);

@@ -42,7 +42,7 @@ pub(crate) struct Node {
     gossip: Gossiping,
     links: mesh::Handle,
     services: services::Handle,
-    proxy: proxy::Handle,
+    proxy: Option<proxy::Handle>,
     pending: watch::Receiver<BTreeSet<&'static str>>,
     /// Why statements that were kept no longer hold.
     lost: Vec<String>,
@@ -72,8 +72,8 @@ pub(crate) struct Rooms {
     pub(crate) links: mesh::Handle,
     /// Which services there are.
     pub(crate) services: services::Handle,
-    /// What becomes of calls.
-    pub(crate) proxy: proxy::Handle,
+    /// What becomes of calls; none if this node carries none.
+    pub(crate) proxy: Option<proxy::Handle>,
     /// Which rooms are not ready.
     pub(crate) pending: watch::Receiver<BTreeSet<&'static str>>,
     /// Why statements that were kept no longer hold.
@@ -209,7 +209,9 @@ impl api::Node for Node {
         let is_ready = self.pending.borrow().is_empty();
         let mut status =
             status::of(&self.config.state, &members, &self.own, &self.lost, is_ready, Now::read())?;
-        status.warnings.extend(status::detours(&self.proxy.detours()));
+        status.inbound = self.bound.get().and_then(|bound| bound.inbound);
+        let detours = self.proxy.as_ref().map(proxy::Handle::detours).unwrap_or_default();
+        status.warnings.extend(status::detours(&detours));
         Ok(status)
     }
 
@@ -390,7 +392,7 @@ impl api::Node for Node {
             gossip: self.gossip.peers().borrow().clone(),
             services: self.services.shown().borrow().clone(),
             table: self.services.table().borrow().clone(),
-            views: self.proxy.explain(&service),
+            views: self.proxy.as_ref().map(|proxy| proxy.explain(&service)),
         };
         Ok(why::layers(&seen, &service, Now::read()).await)
     }

@@ -85,8 +85,8 @@ pub struct Node {
     pub store: store::Handle,
     /// Tells which process listens.
     pub attestor: Arc<Attestor>,
-    /// Where services of other nodes arrive.
-    pub inbound: SocketAddr,
+    /// Where services of other nodes arrive; none if this node carries no calls, and so has no services.
+    pub inbound: Option<SocketAddr>,
 }
 
 /// Certificates of one service, or why it has none.
@@ -106,7 +106,8 @@ struct Check {
 pub struct Services {
     node: Node,
     registry: Registry,
-    /// Those that were added and are configured since: what was added waits in the database.
+    /// Those that were added and are configured since, or whose node carries no calls any more: what was added waits
+    /// in the database.
     shadowed: BTreeSet<ServiceName>,
     commands: mpsc::Receiver<Command>,
     table: watch::Sender<Arc<Table>>,
@@ -132,6 +133,14 @@ impl Services {
         let mut shadowed = BTreeSet::new();
         for (key, value) in node.store.scan(ROOM.name, b"").await? {
             let raw: RawService = serde_json::from_slice(&value)?;
+            if node.inbound.is_none() {
+                warn!(
+                    sagemesh.service = raw.name,
+                    "a service that was added waits: this node carries no calls, set proxy.enabled = true"
+                );
+                shadowed.insert(raw.name.parse()?);
+                continue;
+            }
             // The configuration may have been changed by hand since.
             if let Some(it) = declared.iter().find(|it| it.name.as_str().as_bytes() == key) {
                 warn!(
@@ -344,8 +353,8 @@ impl Services {
                     Reason::NotServing.because(format!("the certificates of `{name}` could not be issued"))
                 })),
             };
-            if declared.listen.is_some() {
-                let address = addresses::local(self.node.inbound);
+            if let (Some(_), Some(inbound)) = (declared.listen, self.node.inbound) {
+                let address = addresses::local(inbound);
                 endpoints.entry(name.clone()).or_default().push(endpoint(
                     &self.node.own,
                     name,

@@ -53,6 +53,8 @@ pub struct Live {
     pub svid_until: String,
     /// Where its API listens.
     pub api: String,
+    /// Where its services are called; absent if its proxy is off.
+    pub inbound: Option<String>,
 }
 
 /// Describes the node `own`, with what lies in its state directory `dir`. `lost` are statements that were kept
@@ -110,6 +112,7 @@ pub fn of(
         n_members: members.iter().count(),
         warnings,
         is_ready,
+        inbound: None,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
@@ -171,6 +174,10 @@ impl fmt::Display for Status {
             write!(f, "\nruns      {} ({ready})", live.version)?;
             write!(f, "\nsvid      until {}", live.svid_until)?;
             write!(f, "\napi       {}", live.api)?;
+            match &live.inbound {
+                Some(inbound) => write!(f, "\ninbound   {inbound}")?,
+                None => write!(f, "\ninbound   none: proxy.enabled is false")?,
+            }
         }
         for warning in &self.warnings {
             write!(f, "\nwarning   {warning}")?;

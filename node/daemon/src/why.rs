@@ -41,8 +41,8 @@ pub struct Seen<'a> {
     pub services: Arc<Vec<Service>>,
     /// Services for calls.
     pub table: Arc<Table>,
-    /// Endpoints as the router sees them.
-    pub views: Vec<View>,
+    /// Endpoints as the router sees them; none if this node carries no calls.
+    pub views: Option<Vec<View>>,
 }
 
 /// Looks at the layers. After the first that fails the rest is skipped.
@@ -177,8 +177,13 @@ fn health(seen: &Seen<'_>, service: &ServiceName) -> Layer {
 
 fn router(seen: &Seen<'_>) -> Layer {
     const NAME: &str = "routing";
-    let said: Vec<_> = seen
-        .views
+    let Some(views) = &seen.views else {
+        let mut layer = failed(NAME, Reason::NotServing, "this node carries no calls".to_owned());
+        layer.advice =
+            Some("ask a node that does, or set proxy.enabled = true and restart this one".to_owned());
+        return layer;
+    };
+    let said: Vec<_> = views
         .iter()
         .map(|view| {
             let node = view.endpoint.id.node.node();
@@ -195,7 +200,7 @@ fn router(seen: &Seen<'_>) -> Layer {
             format!("{node} ({latency}, {} in flight{state})", view.in_flight)
         })
         .collect();
-    if !seen.views.is_empty() && !seen.views.iter().any(|view| view.state == State::Ready) {
+    if !views.is_empty() && !views.iter().any(|view| view.state == State::Ready) {
         return failed(NAME, Reason::NoEndpoint, list(&said));
     }
     ok(NAME, if said.is_empty() { "no calls yet".to_owned() } else { list(&said) })

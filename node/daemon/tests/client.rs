@@ -61,6 +61,7 @@ impl api::Node for Node {
             n_members: members.iter().count(),
             warnings: vec!["there is one signer only".to_owned()],
             is_ready: *self.ready.borrow(),
+            inbound: Some(([0, 0, 0, 0], 7450).into()),
             version: "1.2.3".to_owned(),
         })
     }

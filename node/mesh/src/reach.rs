@@ -17,7 +17,7 @@ pub struct Reach {
     pub hosts: Vec<IpAddr>,
     /// Port of node links.
     pub mesh: u16,
-    /// Port where services are called; 0 if that is over links alone.
+    /// Port where services are called; 0 if that is over links alone, or not at all.
     pub inbound: u16,
     /// Port of the API.
     pub api: u16,

@@ -45,6 +45,12 @@ impl Handle {
         self.shared.routes.endpoints(service)
     }
 
+    /// Calls in flight, and open streams of all connections, as they were at most 5 s ago. A call has two streams once
+    /// it was sent on.
+    pub fn open(&self) -> (usize, usize) {
+        self.shared.crew.open()
+    }
+
     /// How often something has happened since the start.
     pub fn count(&self, count: Count) -> u64 {
         self.shared.ground.counts.of(count)

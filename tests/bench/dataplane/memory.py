@@ -41,16 +41,15 @@ def idle(bench, system):
 
 
 def of_nodes(bench, is_quick):
-    """The figures of our nodes, which are founded and still have no service; ends with fresh nodes that serve.
-
-    The proxy cannot be switched off. A node without services comes nearest: its proxy holds its ports, and
-    nothing else.
-    """
+    """The figures of our nodes, which are founded; ends with fresh nodes that serve."""
     pair = bench.pair
     wait = 2.0 if is_quick else 10.0
+    pair.configure_without_proxy()
+    pair.restart()
     time.sleep(wait)
     without = pair.rss_mb()
-    pair.reload(*bench.services())
+    pair.configure(*bench.services())
+    pair.restart()
     ready(bench)
     time.sleep(wait)
     with_proxy = pair.rss_mb()
@@ -68,7 +67,7 @@ def of_nodes(bench, is_quick):
     after = pair.rss_mb()
     print(f"\n### memory of both nodes, MB\n")
     print(
-        f"| no service | with services, one call made | before the burst | at its end | {after_s} s later |"
+        f"| proxy off | with services, one call made | before the burst | at its end | {after_s} s later |"
     )
     print("|---|---|---|---|---|")
     print(f"| {without:.1f} | {with_proxy:.1f} | {before:.1f} | {peak:.1f} | {after:.1f} |", flush=True)

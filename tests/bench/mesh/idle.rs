@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(120);
 /// Five nodes without services, left alone.
 pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     let window = if is_quick { WINDOW / 4 } else { WINDOW };
-    let fleet = machines::start(binary, N_NODES, |_| Vec::new()).await?;
+    let fleet = machines::start(binary, "bench-mesh", N_NODES, |_| Vec::new()).await?;
     sleep(SETTLE).await;
     let (before, began) = (measure(&fleet)?, Instant::now());
     sleep(window).await;

@@ -18,7 +18,7 @@ const IN_WITHIN: Duration = Duration::from_secs(60);
 /// New names, one after the other, into five nodes.
 pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     let n_names: usize = if is_quick { 5 } else { 50 };
-    let mut fleet = machines::start(binary, N_NODES, |_| Vec::new()).await?;
+    let mut fleet = machines::start(binary, "bench-mesh", N_NODES, |_| Vec::new()).await?;
     let (mut all, mut joins, mut ups) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..n_names {
         // An address of its own: another machine's ARP entry for a former one would hold packets back.

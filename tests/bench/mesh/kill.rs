@@ -82,7 +82,7 @@ pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> a
             },
         }]
     };
-    let mut fleet = machines::start(binary, 1 + SERVING.len(), services).await?;
+    let mut fleet = machines::start(binary, "bench-mesh", 1 + SERVING.len(), services).await?;
     let mut backends = Vec::new();
     for idx in SERVING {
         let node = fleet.node(idx);

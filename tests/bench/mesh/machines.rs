@@ -17,18 +17,20 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 /// How often a state is asked for that is waited for.
 pub(crate) const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// Nodes that all know each other, each with its services. Those but the first may speak for any service.
+/// Nodes that all know each other, each with its services. Those but the first may speak for any service. Only one
+/// fleet of a name runs at a time.
 pub(crate) async fn start(
     binary: &Path,
+    name: &str,
     n: usize,
     services: impl Fn(usize) -> Vec<RawService>,
 ) -> anyhow::Result<Fleet> {
     let config = Config {
         program: binary.to_owned(),
         nodes: (0..n).map(|idx| plan(services(idx))).collect(),
-        prefix: format!("{}-bench", fleet::PREFIX),
+        prefix: format!("{}-{name}", fleet::PREFIX),
         // Always the same, so that the next run ends what a crash left.
-        dir: std::env::temp_dir().canonicalize()?.join("sagemesh-bench-mesh"),
+        dir: std::env::temp_dir().canonicalize()?.join(format!("sagemesh-{name}")),
         network: Network::Namespaces,
         mesh: "home.mesh".parse()?,
         links: Vec::new(),

@@ -108,6 +108,7 @@ impl api::Node for Backend {
             n_members: members.iter().count(),
             warnings: vec!["there is one signer only".to_owned()],
             is_ready: *self.ready.borrow(),
+            inbound: None,
             version: "0.0.0".to_owned(),
         })
     }

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// How many pieces of four bytes `Drip` answers.
 pub const DRIPS: u32 = 75_000;
 
+/// How much `Early` answers before the request has ended.
+pub const EARLY_BYTES: usize = 200 << 10;
+
 /// The name of a service that fails every call, whatever is said of its health.
 pub const LIAR: &str = "liar";
 
@@ -204,6 +207,13 @@ async fn serve(
                 seen.n_poured.fetch_add(piece.len(), Ordering::Relaxed);
             }
             seen.was_reset.notify_one();
+        }
+        "/t.T/Early" => {
+            let _first = body.data().await;
+            let mut sink = respond.send_response(head(name), false).unwrap();
+            if send(&mut sink, Bytes::from(vec![7; EARLY_BYTES])).await.is_some() {
+                let _ = sink.send_trailers(trailers("0"));
+            }
         }
         "/t.T/Reset" => respond.send_reset(h2::Reason::ENHANCE_YOUR_CALM),
         "/t.T/Die" => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use types::Reason;
 
-use super::backend::{LIAR, Service, send};
+use super::backend::{EARLY_BYTES, LIAR, Service, send};
 use super::street::{self, Street, grpc, message, receive, request};
 use crate::town::within;
 
@@ -67,6 +67,25 @@ async fn a_service_that_dies_in_the_middle_of_a_call_loses_it_and_says_so() {
     let answer = client.ask(request("echo", "Die"), message(0, b"")).await;
     assert_eq!((&*answer.body, answer.reason()), (&b"begun"[..], Some(Reason::CallLost)));
     client.echo(b"it is back").await.is_ok();
+}
+
+#[tokio::test]
+async fn answers_that_come_before_the_end_of_their_requests_cost_no_window() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    // As many as would fill the connection's window twice, if what their callers read late were not given back.
+    for _ in 0..(2 * 16 * (256 << 10)) / EARLY_BYTES {
+        let (response, mut sink) = client.begin(request("echo", "Early"));
+        sink.send_data(message(0, b"first"), false).unwrap();
+        let (head, body) = within("headers", response).await.unwrap().into_parts();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let answer = within("an answer", receive(head, body)).await.unwrap();
+        answer.is_ok();
+        assert_eq!(answer.body.len(), EARLY_BYTES);
+    }
+    client.echo(&vec![7; 1 << 20]).await.is_ok();
+    drop(client);
+    pi.settles().await;
 }
 
 #[tokio::test]

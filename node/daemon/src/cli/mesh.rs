@@ -50,6 +50,7 @@ async fn live_status(node: &Node) -> anyhow::Result<(Status, GetStatusResponse)>
             version: told.version.clone(),
             svid_until: moment(told.svid_until_s),
             api: told.api_address.clone(),
+            inbound: Some(told.inbound_address.clone()).filter(|address| !address.is_empty()),
         }),
     };
     Ok((status, told))

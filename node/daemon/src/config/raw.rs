@@ -83,6 +83,9 @@ pub struct RawApi {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RawProxy {
+    /// Whether this node carries calls. Default `true`. A node that only signs, relays membership or observes needs
+    /// no proxy: with `false` it has none of its ports, threads and sockets, and no `[[service]]` or `[[outbound]]`.
+    pub enabled: Option<bool>,
     /// Where services of other nodes arrive. Default `[::]:7450`.
     pub inbound: Option<SocketAddr>,
     /// Whether other nodes can reach `inbound`. Default `true`. Behind NAT, or a firewall that lets nothing in, `false`

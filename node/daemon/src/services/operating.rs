@@ -9,6 +9,7 @@ use types::{Now, Reason, Refusal, ServiceName};
 use super::declared::{self, Declared};
 use super::{ROOM, Services};
 use crate::audit;
+use crate::config::PROXY_IS_OFF;
 
 /// Most bytes of a declaration as it is kept, so that the audit has room for it.
 const DECLARATION_LEN_MAX: usize = 32 << 10;
@@ -30,6 +31,9 @@ impl Services {
 
     /// Adds a service.
     pub(super) async fn add(&mut self, by: &Asker, declaration: &Declaration) -> Result<(), Refusal> {
+        if self.node.inbound.is_none() {
+            return Err(Reason::ConfigInvalid.because(format!("`proxy.enabled`: {PROXY_IS_OFF}")));
+        }
         self.check_scope(&declaration.name)?;
         let mut registry = self.registry.clone();
         registry.add(Declared::new(declaration, Source::Added)?)?;

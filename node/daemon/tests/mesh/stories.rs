@@ -278,6 +278,51 @@ fn a_node_is_ready_once_it_has_gossip_of_a_peer() {
 }
 
 #[test]
+fn a_node_without_a_proxy_serves_the_mesh_and_carries_no_calls() {
+    let mut pi = Machine::new();
+    let _service = serves(&format!("{}:9000", pi.ip));
+    pi.configure(&echo(&pi, "svc/web"));
+    pi.founds();
+    let mut tv = Machine::new();
+    tv.carries_no_calls();
+    pi.admits(&mut tv, "tv", "svc/*");
+    tv.sees("pi", "alive", true);
+    for port in [7450, 7480] {
+        TcpListener::bind((tv.ip.as_str(), port)).expect("a port that the node does not hold");
+    }
+    assert!(!tv.state().join("run/outbound.sock").exists());
+    assert!(
+        tv.answers("/metrics").contains("sagemesh_mesh_peers") && !tv.answers("/metrics").contains("_proxy_")
+    );
+    let status = tv.json(&["status"]);
+    assert_eq!((&status["ready"], &status["inbound"]), (&json!(true), &Value::Null));
+    assert!(pi.json(&["status"])["inbound"].as_str().is_some_and(|it| it.ends_with(":7450")));
+    assert!(tv.does(&["status"]).contains("proxy.enabled is false"));
+    tv.is_refused(&["service", "add", "db", "--listen", "127.0.0.1:5432"], 3, "`proxy.enabled`");
+    pi.reaches("echo");
+    let told = tv.run(&["why", "echo"]);
+    assert!(String::from_utf8_lossy(&told.stderr).contains("fail at `routing`"), "{told:?}");
+    // What cannot be is refused, and what takes a restart says so.
+    tv.configure(&echo(&tv, "svc/web"));
+    tv.carries_no_calls();
+    for command in [&["config", "check"][..], &["reload"], &["up"]] {
+        tv.is_refused(command, 2, "`proxy.enabled`");
+    }
+    tv.configure("");
+    tv.is_refused(&["reload"], 3, "[proxy] can only be changed by a restart");
+    // One that was added waits until there is a proxy again.
+    tv.stop();
+    tv.up();
+    tv.does(&["service", "add", "db", "--listen", "127.0.0.1:5432"]);
+    tv.stop();
+    tv.carries_no_calls();
+    tv.up();
+    assert!(tv.log().contains("a service that was added waits"), "{}", tv.log());
+    assert!(!tv.does(&["services"]).contains("db"));
+    tv.does(&["service", "remove", "db"]);
+}
+
+#[test]
 fn a_node_that_cannot_start_says_what_to_do() {
     let pi = Machine::new();
     pi.is_refused(&["up"], 1, "sagemesh init");

@@ -63,6 +63,12 @@ impl Machine {
         fs::write(self.config(), text).unwrap();
     }
 
+    /// Switches the proxy off in the configuration.
+    pub(crate) fn carries_no_calls(&self) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        fs::write(self.config(), text.replace("[proxy]\n", "[proxy]\nenabled = false\n")).unwrap();
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -142,8 +148,13 @@ impl Machine {
 
     /// What the node says of whether it serves; nothing while nobody listens.
     pub(crate) fn readiness(&self) -> String {
+        self.answers("/readyz")
+    }
+
+    /// What its port for metrics answers.
+    pub(crate) fn answers(&self, path: &str) -> String {
         let ask = |mut stream: TcpStream| {
-            stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             std::io::Result::Ok(answer)

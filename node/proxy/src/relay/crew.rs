@@ -44,6 +44,14 @@ impl Crew {
         inbox.tell(|letters| letters.newcomers.push(newcomer));
     }
 
+    /// Calls that all carry, and streams of all their connections, as of the last time that each looked after them.
+    pub(crate) fn open(&self) -> (usize, usize) {
+        let of = |inbox: &Arc<Inbox>| {
+            (inbox.n_calls.load(Ordering::Relaxed), inbox.n_streams.load(Ordering::Relaxed))
+        };
+        self.inboxes.iter().map(of).fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
+    }
+
     /// Has connections closed that were cut.
     pub(crate) fn recheck(&self) {
         self.inboxes.iter().for_each(|inbox| inbox.tell(|letters| letters.recheck = true));

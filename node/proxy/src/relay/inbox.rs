@@ -61,12 +61,16 @@ pub(crate) struct Inbox {
     pub(super) n_connections: AtomicUsize,
     /// What the worker counts of calls. Its own, so that workers do not wait for each other.
     pub(super) edges: Edges,
+    /// Calls that it carries, and streams of all its connections, when it last looked.
+    pub(super) n_calls: AtomicUsize,
+    pub(super) n_streams: AtomicUsize,
 }
 
 impl Inbox {
     pub(super) fn new(poll: &Poll, edges: Edges) -> io::Result<Self> {
         let waker = Waker::new(poll.registry(), WAKE)?;
-        Ok(Self { letters: Mutex::default(), waker, n_connections: AtomicUsize::new(0), edges })
+        let [n_connections, n_calls, n_streams] = [(); 3].map(|()| AtomicUsize::new(0));
+        Ok(Self { letters: Mutex::default(), waker, n_connections, edges, n_calls, n_streams })
     }
 
     /// All that was told since the last time.

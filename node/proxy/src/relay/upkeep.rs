@@ -150,6 +150,9 @@ impl Worker {
 
     /// Looks at all connections, and gives memory back.
     fn upkeep(&mut self) {
+        let n_streams = self.conns.slab.iter().map(|(_, conn)| conn.wire.n_streams()).sum();
+        self.inbox.n_streams.store(n_streams, Ordering::Relaxed);
+        self.inbox.n_calls.store(self.calls.len(), Ordering::Relaxed);
         for key in self.conns.slab.keys(|_| true) {
             self.guarded(key, |worker| worker.inspect(key));
         }
