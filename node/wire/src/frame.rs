@@ -97,7 +97,19 @@ pub fn write_data(stream: u32, bytes: &[u8], is_end: bool, out: &mut Vec<u8>) {
     let len = len(bytes.len());
     out.reserve(HEAD_LEN + bytes.len());
     Head { len, kind: kind::DATA, flags, stream }.write(out);
-    out.extend_from_slice(bytes);
+    append(bytes, out);
+}
+
+/// Bytes that are copied at once.
+pub const COPY_LEN: usize = 2048;
+
+/// Appends the bytes of a body, in pieces. From 4 KiB on glibc before 2.40 copies by `rep movsb`, which AMD's Zen 3 and 4
+/// do at a fraction of their speed if source and destination lie alike in their pages (glibc bug 30994), as large buffers
+/// do: a fifth of what bodies of 16 KiB cost.
+pub fn append(bytes: &[u8], out: &mut Vec<u8>) {
+    for piece in bytes.chunks(COPY_LEN) {
+        out.extend_from_slice(piece);
+    }
 }
 
 /// Appends a block, which `encode` writes, as HEADERS and as many CONTINUATION frames as it takes if no frame is

@@ -7,6 +7,7 @@ use route::{Endpoint, EndpointId};
 use tracing::Span;
 use types::{Reason, Refusal, ServiceName};
 use wire::Stream;
+use wire::frame::append;
 use wire::hpack::Fields;
 
 use crate::edges::{Counted, Tally};
@@ -159,11 +160,11 @@ impl Body {
     pub(super) fn take(&mut self, bytes: &[u8], n_sent: usize) {
         debug_assert!(n_sent == 0 || self.rest().is_empty());
         if self.is_kept {
-            self.bytes.extend_from_slice(bytes);
+            append(bytes, &mut self.bytes);
             self.advance(n_sent);
         } else {
             self.n_gone += n_sent as u64;
-            self.bytes.extend_from_slice(&bytes[n_sent..]);
+            append(&bytes[n_sent..], &mut self.bytes);
         }
     }
 

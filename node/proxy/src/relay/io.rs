@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use tokio_rustls::rustls::Connection;
+use wire::frame::COPY_LEN;
 
 /// Bytes that are read at once. Smaller reads cost large bodies much.
 const READ_LEN: usize = 128 << 10;
@@ -232,7 +233,8 @@ fn decrypted(tls: &mut Connection, input: &mut Input) -> io::Result<bool> {
         if room.is_empty() {
             return Err(io::Error::other("more was decrypted than was read"));
         }
-        match tls.reader().read(room) {
+        let n_max = room.len().min(COPY_LEN);
+        match tls.reader().read(&mut room[..n_max]) {
             Ok(0) => return Ok(true),
             Ok(n) => input.n += n,
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(false),
