@@ -213,6 +213,16 @@ mod tests {
     }
 
     #[test]
+    fn bodies_of_all_lengths_are_appended_whole() {
+        for len in [0, 1, COPY_LEN - 1, COPY_LEN, COPY_LEN + 1, 5 * COPY_LEN + 7] {
+            let bytes: Vec<u8> = (0_u8..251).cycle().take(len).collect();
+            let mut out = vec![9];
+            append(&bytes, &mut out);
+            assert_eq!((out[0], &out[1..]), (9, &bytes[..]));
+        }
+    }
+
+    #[test]
     fn a_long_block_goes_on_in_continuation_frames() {
         for n in 0..40_usize {
             let block: Vec<u8> = (0..n).map(|at| u8::try_from(at).expect("below 40")).collect();

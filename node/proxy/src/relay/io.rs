@@ -297,3 +297,19 @@ fn none_if_blocked(done: io::Result<usize>) -> io::Result<Option<usize>> {
         Err(err) => Err(err),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_begins_with_a_line_of_the_cache() {
+        let mut input = Input::new();
+        input.begin(b"rest");
+        for bytes in [&*input.raw, &*input.bytes] {
+            assert_eq!(bytes.as_ptr().align_offset(LINE_LEN), 0);
+        }
+        assert_eq!((input.bytes(), input.raw.len() >= READ_LEN), (&b"rest"[..], true));
+        assert!(Input::default().is_empty() && !input.is_empty());
+    }
+}
