@@ -164,17 +164,24 @@ async fn a_service_that_lies_about_its_health_loses_its_calls_to_another() {
     let endpoints = street.endpoints();
     pi.change(|table| table.endpoints = endpoints);
     let mut client = pi.client().await;
-    let mut n_failed = 0;
+    let (service, node) = ("echo".parse().unwrap(), &tv.node.domain);
+    let is_ejected = || {
+        let view = pi.handle.explain(&service).into_iter().find(|it| it.endpoint.id.node == *node);
+        matches!(view.unwrap().state, route::State::Ejected { .. })
+    };
+    let (mut n_failed, mut was_ejected) = (0, false);
     for _ in 0..500 {
-        n_failed += usize::from(client.echo(b"").await.status() != Some(0));
+        if client.echo(b"").await.status() != Some(0) {
+            n_failed += 1;
+            was_ejected |= is_ejected();
+        }
     }
     assert!(n_failed > 0, "it was believed at first");
     assert!(n_failed <= 20, "{n_failed} of 500 calls failed");
     assert_eq!(liar.seen.n(), n_failed, "every call that it got, and no more");
     assert_eq!(honest.seen.n(), 500 - n_failed);
-    let service = "echo".parse().unwrap();
-    let view = pi.handle.explain(&service).into_iter().find(|it| it.endpoint.id.node == tv.node.domain);
-    assert!(matches!(view.unwrap().state, route::State::Ejected { .. }));
+    // Where all takes long its price alone may keep calls from it.
+    assert!(was_ejected || n_failed < route::Config::default().eject_failures as usize, "{n_failed} failed");
     pi.settles().await;
 }
 

@@ -400,8 +400,11 @@ fn unmeshed_answer(mut seen: Seen) -> Seen {
 /// What a server is to see of a request, but for its timeout.
 fn meshed_request(sent: &Seen) -> Seen {
     let mut meshed = unmeshed_answer(sent.clone());
+    for (_, list) in &mut meshed.lists {
+        list.retain(|field| field.name != b"x-forwarded-client-cert");
+    }
     let list = &mut meshed.lists[0].1;
-    list.retain(|field| field.name != b"x-forwarded-client-cert" && field.name != b"grpc-timeout");
+    list.retain(|field| field.name != b"grpc-timeout");
     let host = list.iter().find(|field| field.name == b"host").map(|field| field.value.clone());
     if !list.iter().any(|field| field.name == b":authority") {
         let value = host.expect("one of both");

@@ -5,7 +5,7 @@
 //! them, they can be sent elsewhere.
 
 use wire::Stream;
-use wire::hpack::Fields;
+use wire::hpack::{Fields, Name};
 
 use crate::headers;
 
@@ -108,6 +108,8 @@ impl Worker {
             return self.answer_foreign(key);
         }
         headers::strip(fields);
+        // Who called is said by this end alone, and before the body.
+        fields.retain(|field| field.known != Name::XForwardedClientCert);
         call.body.is_over = true;
         call.body.trailers = Some(std::mem::replace(fields, self.pools.fields()));
         self.upload_on(key);
