@@ -127,6 +127,8 @@ def h2spec(ground, pair, program, tally):
     """h2spec at either listener."""
     operator = ground.dir / "nodes" / "operator"
     pair.a.cli("operator", "add", "h2spec", "--role", "view", "--out", operator)
+    is_known = lambda: "h2spec" in json.dumps(pair.b.cli("operator", "list"))
+    ground.wait_for("the operator at the other node", is_known, 30, pair.processes)
     certificate, key = operator / "h2spec.crt", operator / "h2spec.key"
     target, name = f"{ADDRESS['b']}:{INBOUND_PORT}", f"{SERVICE}.b.home.mesh"
     shim = ground.start(
