@@ -155,20 +155,7 @@ async fn messages_of_eight_megabytes_pass_both_ways_and_side_by_side() {
 #[tokio::test]
 async fn a_slow_reader_holds_no_more_than_its_window() {
     let (_street, pi, _nas, _service) = Street::pair().await;
-    let mut client = pi.client().await;
-    let (response, mut sink) = client.begin(request("echo", "Echo"));
-    let piece = Bytes::from(vec![7; 64 << 10]);
-    let mut sent = 0;
-    // Nobody reads the echo: sending stalls once all windows on the way are full.
-    while tokio::time::timeout(Duration::from_millis(500), send(&mut sink, piece.clone())).await.is_ok() {
-        sent += piece.len();
-        assert!(sent < 64 << 20, "somebody buffers without bound");
-    }
-    // Others are not held up by it.
-    client.echo(b"meanwhile").await.is_ok();
-    let (_, mut body) = within("headers", response).await.unwrap().into_parts();
-    let first = within("the echo", body.data()).await.unwrap().unwrap();
-    assert!(first.iter().all(|byte| *byte == 7));
+    pi.is_not_held_up_by_a_slow_reader().await;
 }
 
 #[tokio::test]

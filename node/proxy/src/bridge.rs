@@ -42,7 +42,7 @@ pub(crate) fn lay(stream: Box<dyn Bytes>, ground: &Ground) -> io::Result<Carrier
             debug!(error = %err, "a bridge to a link broke");
         }
     });
-    Ok(Carrier::Bridge(near))
+    Ok(Carrier::Right(near))
 }
 
 /// Carries bytes until both ends have ended, or one breaks or is stuck.

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::Connection;
 
 use types::{Reason, Refusal, SpiffeId, TrustDomain};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, into_socket};
 use crate::config::Config;
 use crate::connections::{Connections, Direction, Listed, Open};
 use crate::detours::{Detours, Place};
@@ -101,7 +101,7 @@ pub(crate) async fn dial(to: To, ground: Arc<Ground>, reply: Reply) {
 
 async fn backend(address: SocketAddr, ground: &Ground) -> Result<Made, Refusal> {
     let stream = connect(address, ground.config.connect_timeout, socket::SILENCE_MAX).await?;
-    let socket = handed_over(Carrier::Tcp(stream), address)?;
+    let socket = handed_over(Carrier::Left(stream), address)?;
     Ok(Made { socket, tls: None, end: End::direct(address), far: None })
 }
 
@@ -114,7 +114,7 @@ async fn node(far: &Far, ground: &Ground) -> Result<Made, Refusal> {
 }
 
 fn handed_over(carrier: Carrier, address: SocketAddr) -> Result<Socket, Refusal> {
-    carrier.into_socket().map_err(|err| unreachable(address, &err.to_string()))
+    into_socket(carrier).map_err(|err| unreachable(address, &err.to_string()))
 }
 
 /// Connects to a port.

@@ -113,7 +113,7 @@ impl Door {
                 if let Err(err) = socket::prepare(&stream, SILENCE_MAX) {
                     return debug!(error = %err, "lost a connection as it was made");
                 }
-                let (carrier, end) = (Carrier::Tcp(stream), End::direct(address));
+                let (carrier, end) = (Carrier::Left(stream), End::direct(address));
                 inbound::connection(shared, Visitor { carrier, end, node: None }, permit, drain).await;
             }),
             (_, Stream::Link(LinkStream { bytes, node, address })) => Box::pin(async move {

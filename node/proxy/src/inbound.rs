@@ -10,7 +10,7 @@ use tracing::{debug, info};
 
 use types::{Reason, Refusal, ServiceName, SpiffeId, TrustDomain, Workload, chain};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, into_socket};
 use crate::connections::{Direction, Open};
 use crate::metrics::Count;
 use crate::relay::Newcomer;
@@ -110,7 +110,7 @@ pub(crate) async fn connection(
         return tunnel::serve(&shared, *stream, guest, drain).await;
     }
     let (carrier, tls) = stream.into_inner();
-    let Ok(socket) = carrier.into_socket() else { return };
+    let Ok(socket) = into_socket(carrier) else { return };
     let open = Open::new(guest.peer.clone(), guest.end.clone(), Direction::Inbound);
     let listed = shared.ground.connections.list(open);
     let tls = Some(Box::new(tls.into()));

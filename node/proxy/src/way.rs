@@ -133,7 +133,7 @@ pub(crate) async fn direct(far: &Far, ground: &Ground) -> Result<Secured, Refusa
 }
 
 async fn at_port(far: &Far, stream: Result<TcpStream, Refusal>, ground: &Ground) -> Result<Secured, Refusal> {
-    shake(far, Carrier::Tcp(stream?), End::direct(far.address), ground).await
+    shake(far, Carrier::Left(stream?), End::direct(far.address), ground).await
 }
 
 async fn port(far: &Far, ground: &Ground) -> Result<TcpStream, Refusal> {

@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use daemon::demo::fleet::tail;
 
 use crate::accounts::{self, Accounts};
+use crate::machines::CALLER;
 use crate::report::Report;
 use crate::strikes::Strikes;
-use crate::town::{CALLER, N_NODES, Town};
+use crate::town::{N_NODES, Town};
 
 /// Nodes say every 5 s what is open.
 const LOOK: Duration = Duration::from_millis(5500);

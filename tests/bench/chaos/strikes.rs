@@ -10,7 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::town::{CALLER, N_NODES, SURVIVOR, Town};
+use crate::machines::CALLER;
+use crate::town::{N_NODES, SURVIVOR, Town};
 
 /// How long a service that was struck stays so, in ms.
 const SERVICE_MS: std::ops::Range<u64> = 100..1500;

@@ -8,23 +8,18 @@ use rustix::process::{Pid, Signal};
 use tokio::process::Child;
 use tokio::time::sleep;
 
-use daemon::config::RawService;
 use daemon::demo::fleet::{Fleet, Output, tail};
 use proto::service::v1::service_service_client::ServiceServiceClient;
 use proto::service::v1::{Health, ListServicesRequest};
 
-use crate::machines;
+use crate::machines::{self, CALLER, LOCAL};
 use crate::usage;
 
-/// The caller's node. It is never struck.
-pub(crate) const CALLER: usize = 0;
-/// The others serve.
+/// How many nodes there are. The caller's is never struck; the others serve.
 pub(crate) const N_NODES: usize = 4;
 /// The one of these that is not killed. Its service and its connections are.
 pub(crate) const SURVIVOR: usize = N_NODES - 1;
-/// Where services listen for their node, and where nodes take calls of other nodes.
-const LOCAL: &str = "127.0.0.1:9000";
-const LOCAL_PORT: u16 = 9000;
+/// Where nodes take calls of other nodes.
 const INBOUND_PORT: u16 = 7450;
 /// How long all may take to be well again.
 const WELL_WITHIN: Duration = Duration::from_secs(60);
@@ -43,24 +38,8 @@ impl Town {
     /// Starts all, and waits until all endpoints are well.
     pub(crate) async fn start(binary: &Path) -> anyhow::Result<Self> {
         let own = std::env::current_exe()?;
-        let selectors = vec![format!("exe:{}", own.display())];
-        let services = |idx: usize| {
-            let of = |name: &str| RawService {
-                name: name.to_owned(),
-                selectors: selectors.clone(),
-                ..RawService::default()
-            };
-            vec![match idx {
-                CALLER => of("caller"),
-                _ => RawService {
-                    listen: LOCAL.parse().ok(),
-                    health: Some("tcp".to_owned()),
-                    allow: vec!["svc/caller".to_owned()],
-                    ..of("api")
-                },
-            }]
-        };
-        let fleet = machines::start(binary, "chaos-dataplane", N_NODES, services).await?;
+        let fleet =
+            machines::start(binary, "chaos-dataplane", N_NODES, machines::caller_and_services(&own)).await?;
         let mut town = Self { fleet, own, services: Vec::new(), cpu_gone_s: 0.0 };
         town.services.resize_with(N_NODES, || None);
         for idx in CALLER + 1..N_NODES {
@@ -84,7 +63,8 @@ impl Town {
     pub(crate) fn serve(&mut self, idx: usize) -> anyhow::Result<()> {
         let journal = self.journal(idx);
         let journal = journal.to_str().context("the work folder's name is not UTF-8")?;
-        let args = ["serve", "--listen", LOCAL, "--journal", journal];
+        let listen = LOCAL.to_string();
+        let args = ["serve", "--listen", &listen, "--journal", journal];
         self.services[idx] = Some(self.fleet.spawn_in(idx, "service", &self.own, &args, Output::Log)?);
         Ok(())
     }
@@ -115,7 +95,7 @@ impl Town {
     pub(crate) async fn cut(&mut self, idx: usize, is_local: bool) -> anyhow::Result<usize> {
         let host = self.fleet.node(idx).mesh.ip().to_string();
         let (at, host, port) =
-            if is_local { (idx, "127.0.0.1".to_owned(), LOCAL_PORT) } else { (CALLER, host, INBOUND_PORT) };
+            if is_local { (idx, LOCAL.ip().to_string(), LOCAL.port()) } else { (CALLER, host, INBOUND_PORT) };
         let filter = format!("dst {host} and dport = :{port}");
         let args = ["-HtnK", "state", "established", &filter];
         let killer = self.fleet.spawn_in(at, "ss", Path::new("ss"), &args, Output::Pipe)?;

@@ -17,11 +17,10 @@ use tokio::process::Child;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use daemon::config::RawService;
 use daemon::demo::fleet::{Fleet, Output, tail};
 
 use crate::caller::{DEADLINE, Outcome, now_ns};
-use crate::machines;
+use crate::machines::{self, CALLER, LOCAL};
 use crate::report::{Report, percentile};
 
 /// Calls a second.
@@ -30,13 +29,11 @@ const RATE: f64 = 200.0;
 const WATCHED: Duration = Duration::from_secs(20);
 /// How long the victim may take to serve again.
 const BACK_WITHIN: Duration = Duration::from_secs(120);
-/// The caller's node; the others serve.
-const CALLER: usize = 0;
+/// The nodes that serve.
 const SERVING: [usize; 2] = [1, 2];
 /// In how many runs the rival calls as well.
 const RIVAL_RUNS: usize = 4;
-/// Where instances listen for their node, and for callers without a mesh.
-const LOCAL_PORT: u16 = 9000;
+/// Where instances listen for callers without a mesh.
 const DIRECT_PORT: u16 = 9001;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,29 +62,13 @@ struct Calls {
 pub(crate) async fn run(binary: &Path, is_quick: bool, report: &mut Report) -> anyhow::Result<()> {
     let n_runs = if is_quick { 4 } else { 20 };
     let own = std::env::current_exe()?;
-    let selectors = vec![format!("exe:{}", own.display())];
-    let services = |idx: usize| {
-        let of = |name: &str| RawService {
-            name: name.to_owned(),
-            selectors: selectors.clone(),
-            ..RawService::default()
-        };
-        vec![match idx {
-            CALLER => of("caller"),
-            _ => RawService {
-                listen: Some(SocketAddr::from(([127, 0, 0, 1], LOCAL_PORT))),
-                health: Some("tcp".to_owned()),
-                allow: vec!["svc/caller".to_owned()],
-                ..of("api")
-            },
-        }]
-    };
-    let mut fleet = machines::start(binary, "bench-mesh", 1 + SERVING.len(), services).await?;
+    let mut fleet =
+        machines::start(binary, "bench-mesh", 1 + SERVING.len(), machines::caller_and_services(&own)).await?;
     let mut backends = Vec::new();
     for idx in SERVING {
         let node = fleet.node(idx);
         let direct = SocketAddr::from((node.mesh.ip(), DIRECT_PORT)).to_string();
-        let local = format!("127.0.0.1:{LOCAL_PORT}");
+        let local = LOCAL.to_string();
         let args = ["serve", "--name", &node.name.clone(), "--listen", &local, "--listen", &direct];
         backends.push(fleet.spawn_in(idx, "api", &own, &args, Output::Log)?);
     }

@@ -1,5 +1,6 @@
 //! The nodes that are measured: a fleet as the demo has it, in network namespaces of its own.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,10 @@ use proto::mesh::v1::{ListPeersRequest, Liveness, Peer};
 
 /// How long nodes may take to see each other.
 const UP_WITHIN: Duration = Duration::from_secs(60);
+/// The node whose service calls, where one does.
+pub(crate) const CALLER: usize = 0;
+/// Where the services of the others listen.
+pub(crate) const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 /// How often a state is asked for that is waited for.
 pub(crate) const ASK_EVERY: Duration = Duration::from_millis(10);
 
@@ -51,6 +56,28 @@ pub(crate) async fn start(
             bail!("{n_unaware} nodes do not see all others{}", fleet::tail(&fleet.node(0).log));
         }
         sleep(ASK_EVERY).await;
+    }
+}
+
+/// Services of a fleet in which one node calls and all others serve `api` at the same port of their own. `own` is the
+/// program of both.
+pub(crate) fn caller_and_services(own: &Path) -> impl Fn(usize) -> Vec<RawService> {
+    let selectors = vec![format!("exe:{}", own.display())];
+    move |idx| {
+        let of = |name: &str| RawService {
+            name: name.to_owned(),
+            selectors: selectors.clone(),
+            ..RawService::default()
+        };
+        vec![match idx {
+            CALLER => of("caller"),
+            _ => RawService {
+                listen: Some(LOCAL),
+                health: Some("tcp".to_owned()),
+                allow: vec!["svc/caller".to_owned()],
+                ..of("api")
+            },
+        }]
     }
 }
 

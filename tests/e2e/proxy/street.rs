@@ -193,6 +193,23 @@ impl House {
         Ok(Client::over(stream).await)
     }
 
+    /// Echoes much to a caller that reads nothing: it is sent no more than all windows on the way hold, and others are
+    /// answered meanwhile.
+    pub async fn is_not_held_up_by_a_slow_reader(&self) {
+        let mut client = self.client().await;
+        let (response, mut sink) = client.begin(request("echo", "Echo"));
+        let piece = Bytes::from(vec![7; 64 << 10]);
+        let mut sent = 0;
+        while tokio::time::timeout(Duration::from_millis(500), send(&mut sink, piece.clone())).await.is_ok() {
+            sent += piece.len();
+            assert!(sent < 64 << 20, "somebody buffers without bound");
+        }
+        client.echo(b"meanwhile").await.is_ok();
+        let (_, mut body) = within("headers", response).await.unwrap().into_parts();
+        let first = within("the echo", body.data()).await.unwrap().unwrap();
+        assert!(first.iter().all(|byte| *byte == 7));
+    }
+
     /// Waits until nothing is in flight any more, by any count: each call was reported, whatever became of it.
     pub async fn settles(&self) {
         let service = "echo".parse().unwrap();
