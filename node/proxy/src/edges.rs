@@ -30,7 +30,7 @@ pub(crate) struct Edges {
 /// What became of one call, as far as its edge counts it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
-    /// Its gRPC status; absent if it ended without one.
+    /// Its gRPC status, as its caller takes it; absent if the connection broke before there was one.
     pub(crate) status: Option<u8>,
     /// Why the mesh refused it, if it did.
     pub(crate) refused: Option<Reason>,

@@ -57,6 +57,8 @@ pub struct Conn {
     released: u32,
     /// Bytes that the caller was given and has not released.
     held: u32,
+    /// As many of these were given back to the peer beforehand, as far as the connection's window goes.
+    lent: u32,
     /// The highest stream that the peer opened.
     last_peer: u32,
     /// The stream that this end opens next.
@@ -117,6 +119,7 @@ impl Conn {
             receive_window: config.connection_window,
             released: 0,
             held: 0,
+            lent: 0,
             last_peer: 0,
             next_id: 1,
             leaving: Leaving::No,
@@ -140,6 +143,11 @@ impl Conn {
     /// Whether [`Conn::open`] would open a stream now.
     pub fn has_room(&self) -> bool {
         self.check_room().is_ok()
+    }
+
+    /// Whether streams wait for the connection's window: a new one would wait behind them.
+    pub const fn is_starved(&self) -> bool {
+        self.send_window <= 0 && self.streams.has_line()
     }
 
     /// Whether new streams are out of the question from now on, on either side.
@@ -187,6 +195,12 @@ impl Conn {
     /// Bytes that the caller was given and has not released.
     pub const fn n_held(&self) -> u32 {
         self.held
+    }
+
+    /// Whether so much was not released that streams may soon wait for others: a case for [`Conn::lend`]. A quarter of
+    /// the window, since another half may be released and not given back yet.
+    pub fn is_pressed(&self) -> bool {
+        self.held - self.lent > self.config.connection_window / 4
     }
 
     /// How much of what may be a flood came since this was asked last.

@@ -70,6 +70,21 @@ async fn a_service_that_dies_in_the_middle_of_a_call_loses_it_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_service_that_resets_a_call_stays_where_calls_go() {
+    let (_street, pi, _nas, _service) = Street::pair().await;
+    let mut client = pi.client().await;
+    for _ in 0..10 {
+        let ended = client.try_ask(request("echo", "Reset"), message(0, b"")).await.unwrap_err();
+        assert_eq!(ended.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+    }
+    let views = pi.handle.explain(&"echo".parse().unwrap());
+    assert!(views.iter().all(|view| view.state == route::State::Ready), "{views:?}");
+    let stats = pi.handle.stats();
+    assert_eq!(stats[0].1.by_status[8], 10, "{stats:?}");
+    client.echo(b"").await.is_ok();
+}
+
+#[tokio::test]
 async fn answers_that_come_before_the_end_of_their_requests_cost_no_window() {
     let (_street, pi, _nas, _service) = Street::pair().await;
     let mut client = pi.client().await;

@@ -3,15 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use proxy::{Config, Count};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::backend::Service;
+use super::backend::{Service, send};
 use super::raw::{
     Door, END_STREAM, HEADERS, PREFACE, Pipe, RST_STREAM, Raw, WINDOW_UPDATE, begin, call, frame, settings,
 };
-use super::street::{self, Client, House, Street, grpc};
+use super::street::{self, Client, House, Street, grpc, message, request};
 use crate::town::within;
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -170,4 +171,53 @@ async fn who_never_finishes_what_it_says_is_hung_up_on() {
     assert_eq!(nas.handle.count(Count::InboundFailed), 1);
     let heads = service.seen.heads.lock().unwrap();
     assert!(heads.iter().all(|head| head.uri.path() == "/t.T/Echo"), "nothing of it came through");
+}
+
+/// Two nodes that have one worker each, so that all calls share their connections.
+async fn narrow() -> (Street, House, House, Service) {
+    let config = || Config { workers: 1, ..street::config() };
+    let mut street = Street::new();
+    let service = Service::start("nas").await;
+    let nas = street.house_with("nas", "echo", grpc(service.address), "svc/web", config()).await;
+    let pi = street.house_with("pi", "web", None, "", config()).await;
+    (street, pi, nas, service)
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_hold_up_no_other_call() {
+    let (_street, pi, nas, service) = narrow().await;
+    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    // Together they fill the window of the connection that both clients' calls share twice.
+    let mut unread = Vec::new();
+    for _ in 0..2 * 16 {
+        let (response, mut sink) = slow.begin(request("echo", "Pour"));
+        sink.send_data(message(0, b""), true).unwrap();
+        unread.push(within("headers", response).await.unwrap());
+    }
+    assert!(poured(&service).await > 2 * (4 << 20));
+    other.echo(&vec![7; 1 << 20]).await.is_ok();
+    assert_eq!((pi.handle.connections().len(), nas.handle.connections().len()), (1, 1));
+    drop((slow, unread));
+    pi.settles().await;
+    nas.settles().await;
+}
+
+#[tokio::test]
+async fn a_service_that_leaves_requests_unread_answers_others_on_a_second_connection() {
+    let (_street, pi, nas, service) = narrow().await;
+    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    let mut unread = Vec::new();
+    // Together they fill the window of the connection to the service.
+    for _ in 0..8 {
+        let (response, mut sink) = slow.begin(request("echo", "Begin"));
+        let begun = within("headers", response).await.unwrap();
+        let much = send(&mut sink, Bytes::from(vec![7; 2 << 20]));
+        let _ = tokio::time::timeout(Duration::from_millis(200), much).await;
+        unread.push((begun, sink));
+    }
+    other.echo(b"meanwhile").await.is_ok();
+    assert_eq!(service.seen.n_connections.load(Ordering::Relaxed), 2);
+    drop((slow, unread));
+    pi.settles().await;
+    nas.settles().await;
 }

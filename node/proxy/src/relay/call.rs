@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use route::{Endpoint, EndpointId};
 use tracing::Span;
 use types::{Reason, Refusal, ServiceName};
-use wire::Stream;
 use wire::frame::append;
 use wire::hpack::Fields;
+use wire::{Code, Stream};
 
 use crate::edges::{Counted, Tally};
 use crate::inbound::Guest;
@@ -112,7 +112,7 @@ pub(super) enum End {
     /// The connection to the server broke; the caller was told.
     Lost,
     /// The server reset it; the caller saw the same.
-    Reset,
+    Reset(Code),
     /// Its time was over; the caller was told.
     TimedOut,
     /// The caller went away.

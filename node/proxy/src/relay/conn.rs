@@ -25,6 +25,9 @@ use super::timer::Timer;
 
 /// Bytes that may wait to be written to one connection until its calls wait as well.
 const OUT_MAX: usize = 1 << 20;
+/// Bytes of bodies that may wait in one worker until connections on which much waits are held back. Until then a call
+/// whose bytes nobody takes holds up itself alone.
+pub(super) const UNREAD_MAX: usize = 32 << 20;
 
 /// One connection.
 pub(super) struct Conn {
@@ -207,6 +210,8 @@ impl Conn {
 pub(super) struct Conns {
     pub(super) slab: Slab<Conn>,
     pub(super) dirty: Vec<Key>,
+    /// Bytes of bodies that came and could not be sent on yet.
+    pub(super) n_unread: usize,
 }
 
 impl Conns {
@@ -221,6 +226,30 @@ impl Conns {
             conn.is_dirty = true;
             self.dirty.push(key);
         }
+        Some(conn)
+    }
+
+    /// Takes note that bytes of a body came.
+    pub(super) const fn came(&mut self, n: usize) {
+        self.n_unread += n;
+    }
+
+    /// Takes note that bytes of a stream's body were sent on, or are not wanted.
+    pub(super) fn release(&mut self, key: Key, stream: Stream, n: usize) {
+        if n > 0
+            && let Some(conn) = self.touch(key)
+        {
+            let before = conn.wire.n_held();
+            conn.wire.release(stream, n, &mut conn.out);
+            let released = before - conn.wire.n_held();
+            self.n_unread -= released as usize;
+        }
+    }
+
+    /// Takes a connection out.
+    pub(super) fn remove(&mut self, key: Key) -> Option<Conn> {
+        let conn = self.slab.remove(key)?;
+        self.n_unread -= conn.wire.n_held() as usize;
         Some(conn)
     }
 

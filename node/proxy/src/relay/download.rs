@@ -107,11 +107,7 @@ impl Worker {
             }
             is_done = is_end && answer.rest().is_empty();
         }
-        if n_sent > 0
-            && let Some(conn) = self.conns.touch(far)
-        {
-            conn.wire.release(stream, n_sent, &mut conn.out);
-        }
+        self.conns.release(far, stream, n_sent);
         if is_done {
             self.answered(key);
         }
@@ -155,10 +151,8 @@ impl Worker {
             // If the caller has gone, that is told otherwise.
             let _ = conn.wire.send_headers(call.near.1, trailers, true, &mut conn.out);
         }
-        if let Some((far, stream)) = call.far
-            && let Some(conn) = self.conns.touch(far)
-        {
-            conn.wire.release(stream, n_sent, &mut conn.out);
+        if let Some((far, stream)) = call.far {
+            self.conns.release(far, stream, n_sent);
         }
         if is_done {
             self.answered(key);
@@ -210,7 +204,7 @@ impl Worker {
                 if let Some(conn) = self.conns.touch(near.0) {
                     conn.wire.reset(near.1, code, &mut conn.out);
                 }
-                self.finish(key, End::Reset);
+                self.finish(key, End::Reset(code));
             }
             Cause::Rule(rule) => self.lost(key, rule),
             Cause::GoAway => self.lost(key, "it is going away"),

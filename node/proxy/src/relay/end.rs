@@ -2,6 +2,7 @@
 
 use route::Outcome;
 use tracing::debug;
+use types::reason::Status;
 use types::{Reason, Refusal};
 use wire::{Code, Stream};
 
@@ -21,6 +22,8 @@ const CANCELLED: u8 = 1;
 const UNKNOWN: u8 = 2;
 /// And of one whose time was over.
 const DEADLINE_EXCEEDED: u8 = 4;
+/// And of one whose server failed.
+const INTERNAL: u8 = 13;
 
 impl Worker {
     /// Refuses a request of which nothing is known but that it has too many headers.
@@ -220,6 +223,7 @@ impl Worker {
     /// Counts the end of a call, and says what it means to the router if that has not heard of it yet.
     fn conclude(&self, end: End, call: &mut Call) -> Outcome {
         let counts = &self.shared.ground.counts;
+        let latency = self.now.mono.saturating_duration_since(call.sent_at.unwrap_or(call.started));
         let mut ignored = Tally::default();
         let tally = call.tally().unwrap_or(&mut ignored);
         let mut refused = |reason: Reason, status: Option<u8>| {
@@ -239,7 +243,10 @@ impl Worker {
                 refused(Reason::CallLost, None);
                 Outcome::Lost
             }
-            End::Reset => Outcome::Lost,
+            End::Reset(code) => {
+                tally.status = Some(meant(code));
+                Outcome::Answered { latency, status: tally.status }
+            }
             End::TimedOut => {
                 refused(Reason::DeadlineExceeded, Some(DEADLINE_EXCEEDED));
                 Outcome::TimedOut
@@ -276,13 +283,23 @@ impl Worker {
         let Some((key, stream)) = stream else { return };
         let Some(conn) = self.conns.touch(key) else { return };
         let is_cancelled = conn.wire.reset(stream, code, &mut conn.out);
-        if n_held > 0 {
-            conn.wire.release(stream, n_held, &mut conn.out);
-        }
         if let Some(upstream) = conn.upstream() {
             let n = upstream.n_cancelled;
             upstream.n_cancelled = if is_cancelled { n.saturating_add(1) } else { n.saturating_sub(1) };
         }
+        self.conns.release(key, stream, n_held);
+    }
+}
+
+/// The gRPC status that clients take for a reset with this code (gRPC over HTTP/2, "Errors").
+const fn meant(code: Code) -> u8 {
+    match code {
+        Code::REFUSED_STREAM => Status::Unavailable as u8,
+        Code::CANCEL => CANCELLED,
+        Code::ENHANCE_YOUR_CALM => Status::ResourceExhausted as u8,
+        Code::INADEQUATE_SECURITY => Status::PermissionDenied as u8,
+        Code(0..=10) => INTERNAL,
+        Code(_) => UNKNOWN,
     }
 }
 
@@ -292,7 +309,7 @@ fn told(end: End) -> (Option<u8>, Option<Reason>) {
         End::Answered(status) => (Some(status.unwrap_or(UNKNOWN)), None),
         End::Unsent(reason) => (Some(reason.status() as u8), Some(reason)),
         End::Lost => (None, Some(Reason::CallLost)),
-        End::Reset => (None, None),
+        End::Reset(code) => (Some(meant(code)), None),
         End::TimedOut => (Some(DEADLINE_EXCEEDED), Some(Reason::DeadlineExceeded)),
         End::Cancelled => (Some(CANCELLED), None),
     }

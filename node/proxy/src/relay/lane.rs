@@ -1,5 +1,5 @@
 //! Connections that calls share: one sticky connection between the same two ends, and a second while the
-//! first is full. Never shared across identities.
+//! first is full, or bodies fill its window. Never shared across identities.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -170,11 +170,15 @@ impl Worker {
         self.shared.tasks.start(dial(to, Arc::clone(&self.shared.ground), reply));
     }
 
-    /// A connection on which one more call can be sent.
+    /// A connection on which one more call can be sent. One on which bodies wait for others is none, unless all are such.
     fn link_with_room(&mut self, key: Key) -> Option<Key> {
         let lane = self.lanes.get(key)?;
         let conns = &self.conns.slab;
-        lane.links.iter().copied().find(|link| conns.get(*link).is_some_and(|conn| conn.wire.has_room()))
+        let with_room = |link: &&Key| conns.get(**link).is_some_and(|conn| conn.wire.has_room());
+        let is_starved = |link: &&Key| conns.get(**link).is_some_and(|conn| conn.wire.is_starved());
+        let mut links = lane.links.iter().filter(with_room);
+        let free = links.clone().find(|link| !is_starved(link));
+        free.or_else(|| links.next().filter(|_| lane.links.len() >= LINKS_MAX)).copied()
     }
 
     /// Sends calls that wait for room, as far as there is some.

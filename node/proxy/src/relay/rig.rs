@@ -270,6 +270,7 @@ impl Rig {
             let views = self.shared.routes.endpoints(service);
             views.iter().map(|view| view.in_flight as usize).sum::<usize>()
         };
+        debug_assert_eq!(bytes, worker.conns.n_unread);
         let counted = self.shared.ground.edges.take();
         Held {
             near: worker.inbox.load(),

@@ -56,18 +56,14 @@ impl Worker {
     pub(super) fn on_upload(&mut self, near: Key, stream: Stream, token: u64, bytes: &[u8], is_end: bool) {
         let key = Key::from_bits(token);
         let Some(call) = self.calls.get_mut(key).filter(|call| call.near == (near, stream)) else {
-            if let Some(conn) = self.conns.touch(near) {
-                conn.wire.release(stream, bytes.len(), &mut conn.out);
-            }
+            self.conns.release(near, stream, bytes.len());
             return;
         };
         let is_foreign = matches!(call.side, Side::Foreign);
         let body = &mut call.body;
         body.is_over = is_end;
         if is_foreign {
-            if let Some(conn) = self.conns.touch(near) {
-                conn.wire.release(stream, bytes.len(), &mut conn.out);
-            }
+            self.conns.release(near, stream, bytes.len());
             if is_end {
                 self.answer_foreign(key);
             }
@@ -90,11 +86,7 @@ impl Worker {
         }
         body.take(bytes, n_sent);
         let (credit, is_done) = (body.credit(), far.is_some() && is_end && body.rest().is_empty());
-        if credit > 0
-            && let Some(conn) = self.conns.touch(near)
-        {
-            conn.wire.release(stream, credit, &mut conn.out);
-        }
+        self.conns.release(near, stream, credit);
         if is_done {
             self.uploaded(key);
         }
@@ -138,11 +130,7 @@ impl Worker {
             let _ = conn.wire.send_headers(stream, trailers, true, &mut conn.out);
         }
         let (credit, near) = (body.credit(), call.near);
-        if credit > 0
-            && let Some(conn) = self.conns.touch(near.0)
-        {
-            conn.wire.release(near.1, credit, &mut conn.out);
-        }
+        self.conns.release(near.0, near.1, credit);
         if is_whole {
             self.uploaded(key);
         }

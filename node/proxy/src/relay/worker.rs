@@ -22,7 +22,7 @@ use crate::room::Shared;
 use crate::table::Table;
 
 use super::call::Call;
-use super::conn::{Conn, Conns, Kind};
+use super::conn::{Conn, Conns, Kind, UNREAD_MAX};
 use super::inbox::{Inbox, WAKE};
 use super::io::{Fill, Input, Io};
 use super::lane::{Lane, LaneId};
@@ -322,10 +322,13 @@ impl Worker {
             None => return,
         };
         match event {
-            Event::Data { stream, token, bytes, is_end } => match is_near {
-                true => self.on_upload(key, stream, token, bytes, is_end),
-                false => self.on_download(key, stream, token, bytes, is_end),
-            },
+            Event::Data { stream, token, bytes, is_end } => {
+                self.conns.came(bytes.len());
+                match is_near {
+                    true => self.on_upload(key, stream, token, bytes, is_end),
+                    false => self.on_download(key, stream, token, bytes, is_end),
+                }
+            }
             Event::Headers { stream, token, message, is_end } => match (is_near, message) {
                 (true, Message::Request) => self.on_request(key, stream, is_end, fields),
                 (true, _) => self.on_request_trailers(token, fields),
@@ -357,7 +360,11 @@ impl Worker {
 
     /// Writes what a connection is owed, and ends it if it is time.
     fn settle(&mut self, key: Key) {
+        let may_lend = self.conns.n_unread <= UNREAD_MAX;
         let Some(conn) = self.conns.get_mut(key) else { return };
+        if may_lend && conn.wire.is_pressed() {
+            conn.wire.lend(&mut conn.out);
+        }
         if let Some(listed) = conn.listed() {
             listed.open.set_calls(conn.wire.n_streams());
         }
@@ -399,7 +406,7 @@ impl Worker {
     /// Ends a connection at once.
     pub(super) fn close(&mut self, key: Key, why: &Broken) {
         self.lose_calls(key, why);
-        let Some(mut conn) = self.conns.slab.remove(key) else { return };
+        let Some(mut conn) = self.conns.remove(key) else { return };
         if let Some(timer) = conn.timer.take() {
             self.wheel.cancel(timer);
         }

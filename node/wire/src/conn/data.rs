@@ -39,8 +39,17 @@ impl Conn {
     pub fn release(&mut self, stream: Stream, n: usize, out: &mut Vec<u8>) {
         let n = u32::try_from(n).unwrap_or(u32::MAX).min(self.held);
         self.held -= n;
-        self.give_back(n, out);
+        let repaid = n.min(self.lent);
+        self.lent -= repaid;
+        self.give_back(n - repaid, out);
         self.give_back_to(stream, n, out);
+    }
+
+    /// Gives back to the peer what it sent as far as the connection's window goes, though it is not released: the
+    /// streams' windows alone bound it then, and a stream whose bytes nobody takes holds up no other.
+    pub fn lend(&mut self, out: &mut Vec<u8>) {
+        let n = self.held - std::mem::replace(&mut self.lent, self.held);
+        self.give_back(n, out);
     }
 
     /// Begins a DATA frame. `padding` is the byte that tells how much of it there is.

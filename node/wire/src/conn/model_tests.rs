@@ -220,6 +220,10 @@ impl World {
     }
 
     fn release(&mut self, side: usize, share: f64) {
+        let end = &mut self.ends[side];
+        if self.rng.random_bool(0.2) {
+            end.conn.lend(&mut end.out);
+        }
         let held = std::mem::take(&mut self.held[side]);
         for (stream, n) in held {
             let end = &mut self.ends[side];
@@ -288,7 +292,7 @@ impl World {
         }
         for (end, other) in [(0, 1), (1, 0)] {
             let (end, other) = (&self.ends[end].conn, &self.ends[other].conn);
-            assert_eq!(end.held, 0);
+            assert_eq!((end.held, end.lent), (0, 0));
             assert_eq!(end.receive_window + end.released, end.config.connection_window);
             assert_eq!(end.receive_window, other.send_window.cast_unsigned());
             assert!(!end.streams.has_line());

@@ -420,6 +420,34 @@ fn windows_are_given_back_by_halves() {
 }
 
 #[test]
+fn what_is_lent_opens_the_connections_window_and_is_repaid() {
+    let config = Config { stream_window: 65_535, connection_window: 100_000, ..Config::default() };
+    let mut end = End::ready(Role::Server, config);
+    let body = data(1, 0, &[0; 10_000]);
+    end.feed(&[post(1, 0), body.repeat(2)].concat()).expect("a body");
+    assert!(!end.conn.is_pressed());
+    end.feed(&body.repeat(4)).expect("a body");
+    assert!(end.conn.is_pressed());
+    end.conn.lend(&mut end.out);
+    assert_eq!(end.out, raw(kind::WINDOW_UPDATE, 0, 0, &60_000_u32.to_be_bytes()));
+    end.out.clear();
+    end.conn.lend(&mut end.out);
+    assert!(end.out.is_empty() && !end.conn.is_pressed());
+    // The stream may send no more for that, others may.
+    let more = [post(3, 0), data(3, 0, &[0; 10_000]).repeat(6)].concat();
+    end.feed(&more).expect("another body");
+    let (first, second) = (end.stream(1), end.stream(3));
+    end.conn.release(first, 60_000, &mut end.out);
+    assert_eq!(end.out, raw(kind::WINDOW_UPDATE, 0, 1, &60_000_u32.to_be_bytes()));
+    end.out.clear();
+    end.conn.reset(second, Code::CANCEL, &mut end.out);
+    end.out.clear();
+    end.conn.release(second, 60_000, &mut end.out);
+    assert_eq!(end.out, raw(kind::WINDOW_UPDATE, 0, 0, &60_000_u32.to_be_bytes()));
+    assert_eq!((end.conn.held, end.conn.lent, end.conn.released), (0, 0, 0));
+}
+
+#[test]
 fn a_server_takes_leave_in_two_steps() {
     let mut end = End::ready(Role::Server, Config::default());
     end.feed(&post(1, 0)).expect("a request");
