@@ -4,8 +4,8 @@ use crate::frame::WINDOW_MAX;
 
 /// No place.
 const NONE: u32 = u32::MAX;
-/// Places of the index when it has the first stream.
-const INDEX_MIN: usize = 16;
+/// Chains of the index when it has the first stream.
+const INDEX_MIN: usize = 8;
 /// How many streams are remembered as reset by this end.
 const RESETS_MAX: usize = 256;
 
@@ -50,7 +50,7 @@ pub(crate) mod state {
     pub(crate) const IS_HEAD: u8 = 32;
 }
 
-/// One stream: 56 bytes.
+/// One stream: 64 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
     /// 0 while the slot is free.
@@ -58,6 +58,8 @@ pub(crate) struct Slot {
     /// Neighbours in line; `next` also chains free slots.
     next: u32,
     previous: u32,
+    /// The next slot in the same chain of the index.
+    chain: u32,
     pub(crate) state: u8,
     pub(crate) send_window: i32,
     pub(crate) receive_window: u32,
@@ -76,6 +78,7 @@ impl Slot {
             id: 0,
             next: NONE,
             previous: NONE,
+            chain: NONE,
             state: 0,
             send_window,
             receive_window,
@@ -97,7 +100,7 @@ pub(crate) struct Streams {
     slots: Vec<Slot>,
     /// The first free slot.
     free: u32,
-    /// Slots by id: open addressing, a power of two, at most a quarter full.
+    /// Slots by id, in at least as many chains as there are streams.
     index: Vec<u32>,
     n: usize,
     line_first: u32,
@@ -132,7 +135,7 @@ impl Streams {
     /// Adds a stream whose id no other has or had.
     pub(crate) fn insert(&mut self, id: u32, slot: Slot) -> Stream {
         debug_assert!(id != 0 && self.find(id).is_none());
-        if (self.n + 1) * 4 > self.index.len() {
+        if self.n == self.index.len() {
             self.grow();
         }
         let slot = Slot { id, ..slot };
@@ -155,17 +158,16 @@ impl Streams {
 
     /// The stream with this id.
     pub(crate) fn find(&self, id: u32) -> Option<Stream> {
-        let mask = self.index.len().checked_sub(1)?;
-        let mut at = home(id, mask);
+        if self.index.is_empty() {
+            return None;
+        }
+        let mut slot = self.index[home(id, self.index.len())];
         loop {
-            let slot = self.index[at];
-            if slot == NONE {
-                return None;
-            }
-            if self.slots[slot as usize].id == id {
+            let it = self.slots.get(slot as usize)?;
+            if it.id == id {
                 return Some(Stream { slot, id });
             }
-            at = (at + 1) & mask;
+            slot = it.chain;
         }
     }
 
@@ -309,47 +311,31 @@ impl Streams {
     }
 
     fn enter(&mut self, id: u32, slot: u32) {
-        let mask = self.index.len() - 1;
-        let mut at = home(id, mask);
-        while self.index[at] != NONE {
-            at = (at + 1) & mask;
-        }
-        self.index[at] = slot;
+        let at = home(id, self.index.len());
+        self.slots[slot as usize].chain = std::mem::replace(&mut self.index[at], slot);
     }
 
-    /// Takes a slot out of the index, and moves up those that it kept from their home.
     fn exit(&mut self, stream: Stream) {
-        let mask = self.index.len() - 1;
-        let mut gap = home(stream.id, mask);
-        while self.index[gap] != stream.slot {
-            if self.index[gap] == NONE {
-                return;
-            }
-            gap = (gap + 1) & mask;
+        let after = self.slots[stream.slot as usize].chain;
+        let at = home(stream.id, self.index.len());
+        let mut slot = self.index[at];
+        if slot == stream.slot {
+            self.index[at] = after;
+            return;
         }
-        let mut at = gap;
-        loop {
-            at = (at + 1) & mask;
-            let slot = self.index[at];
-            if slot == NONE {
-                break;
-            }
-            let distance = at.wrapping_sub(home(self.slots[slot as usize].id, mask)) & mask;
-            if distance >= (at.wrapping_sub(gap) & mask) {
-                self.index[gap] = slot;
-                gap = at;
+        while let Some(before) = self.slots.get_mut(slot as usize) {
+            slot = before.chain;
+            if slot == stream.slot {
+                before.chain = after;
             }
         }
-        self.index[gap] = NONE;
     }
 }
 
-/// Where the index holds an id if nothing is in the way. Ids of one connection follow each other: multiples of the
-/// golden ratio lie as far apart as they can (Knuth, volume 3, section 6.4), so that few are in each other's way and none
-/// makes a run, which each removal would walk to its end.
-const fn home(id: u32, mask: usize) -> usize {
-    let scattered = (id >> 1).wrapping_mul(0x9e37_79b9);
-    ((scattered as u64 * (mask as u64 + 1)) >> 32) as usize
+/// The chain of the index that holds an id; the index has `len` chains, a power of two. Ids of one connection follow
+/// each other, and so do their chains.
+const fn home(id: u32, len: usize) -> usize {
+    (id >> 1) as usize & (len - 1)
 }
 
 /// A window after an update. None if it gets too large.
@@ -406,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_small() {
-        assert!(size_of::<Slot>() <= 56, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
     }
 
     #[test]
