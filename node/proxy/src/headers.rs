@@ -206,7 +206,9 @@ pub(crate) fn server_time(fields: &Fields) -> Option<Duration> {
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let more = |n: u64, byte| n.checked_mul(10)?.checked_add(digit(byte)?);
+    (!digits.is_empty()).then_some(digits)?.iter().try_fold(0, more)
 }
 
 /// Why the other proxy refused a call, if it did.

@@ -45,6 +45,11 @@ impl Latency {
         self.peak = None;
     }
 
+    /// Whether there was a sample.
+    pub(crate) fn is_known(&self) -> bool {
+        self.peak.is_some()
+    }
+
     /// What is to be expected, in seconds; `None` before the first sample.
     pub(crate) fn peak(&self, now: Instant, decay: Duration) -> Option<f64> {
         self.peak.map(|(peak, at)| peak * fading(at, now, decay))
@@ -57,7 +62,10 @@ impl Latency {
 }
 
 fn fading(at: Instant, now: Instant, decay: Duration) -> f64 {
-    (-now.saturating_duration_since(at).as_secs_f64() / decay.as_secs_f64()).exp()
+    match now.saturating_duration_since(at) {
+        Duration::ZERO => 1.0,
+        age => (-age.as_secs_f64() / decay.as_secs_f64()).exp(),
+    }
 }
 
 #[cfg(test)]

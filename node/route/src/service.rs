@@ -181,11 +181,11 @@ impl Service {
             return;
         };
         let standing = &mut self.endpoints[idx];
-        let was_measured = standing.peak(now, config).is_some();
+        let was_measured = standing.is_measured();
         standing.learn(now, (call, outcome), self.neutral, config, rng);
         let (is_failing, is_over) =
             (standing.is_failing(config), !standing.is_listed && standing.in_flight == 0);
-        let is_first = !was_measured && standing.peak(now, config).is_some();
+        let is_first = !was_measured && standing.is_measured();
         if is_over {
             self.endpoints.remove(idx);
         } else if is_failing && self.may_eject(config) {

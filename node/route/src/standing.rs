@@ -132,6 +132,11 @@ impl Standing {
         self.out.is_some_and(|out| out.cause == Cause::Ejected(Why::Unreachable))
     }
 
+    /// Whether it has answered since it came, or came back.
+    pub(crate) fn is_measured(&self) -> bool {
+        self.latency.is_known()
+    }
+
     /// What it is expected to take, in seconds; `None` before its first answer.
     pub(crate) fn peak(&self, now: Instant, config: &Config) -> Option<f64> {
         self.latency.peak(now, config.decay)
@@ -174,7 +179,7 @@ impl Standing {
         rng: &mut ChaCha8Rng,
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        let age = now.saturating_duration_since(call.began);
+        let age = || now.saturating_duration_since(call.began);
         match outcome {
             Outcome::Answered { latency, status } => {
                 self.silence.heard();
@@ -186,13 +191,13 @@ impl Standing {
                 self.break_off(now, call.began, why, config, rng);
             }
             Outcome::TimedOut => {
-                self.latency.worsen(now, age, config.decay);
+                self.latency.worsen(now, age(), config.decay);
                 self.fail(call.began);
             }
             // Who gives up early says nothing of the endpoint; who gives up late has waited in vain.
-            Outcome::Cancelled if age < self.patience(config, neutral) => self.silence.settle(call.epoch),
+            Outcome::Cancelled if age() < self.patience(config, neutral) => self.silence.settle(call.epoch),
             Outcome::Cancelled if self.silence.is_heard_since(call.epoch) => {}
-            Outcome::Cancelled => self.latency.worsen(now, age, config.decay),
+            Outcome::Cancelled => self.latency.worsen(now, age(), config.decay),
         }
     }
 

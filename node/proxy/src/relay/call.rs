@@ -52,9 +52,10 @@ pub(super) struct Call {
 }
 
 /// From which side of the mesh a call comes.
+#[expect(clippy::large_enum_variant, reason = "a box costs each call an allocation and a miss of the cache")]
 pub(super) enum Side {
     /// From a process on this machine, for a service anywhere.
-    Out(Box<Out>),
+    Out(Out),
     /// From another node or a stock client, for a service on this machine.
     In(In),
     /// From either, and not gRPC: it is answered once all of it has come.
@@ -131,7 +132,7 @@ pub(super) struct Body {
     n_credited: u64,
     /// Whether all was read but the trailers.
     pub(super) is_over: bool,
-    pub(super) trailers: Option<Fields>,
+    pub(super) trailers: Option<Box<Fields>>,
     /// Whether all that was read is there, so that it can be sent once more.
     pub(super) is_kept: bool,
 }
@@ -226,7 +227,7 @@ pub(super) struct Answer {
     pub(super) has_begun: bool,
     /// Whether all was read.
     pub(super) is_over: bool,
-    pub(super) trailers: Option<Fields>,
+    pub(super) trailers: Option<Box<Fields>>,
 }
 
 impl Answer {

@@ -121,7 +121,7 @@ impl Worker {
         call.status = headers::status(fields).or(call.status);
         call.answer.is_over = true;
         if !call.answer.rest().is_empty() {
-            call.answer.trailers = Some(std::mem::replace(fields, self.pools.fields()));
+            call.answer.trailers = Some(Box::new(std::mem::replace(fields, self.pools.fields())));
             return;
         }
         if let Some(conn) = self.conns.touch(call.near.0) {

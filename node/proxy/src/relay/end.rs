@@ -86,7 +86,7 @@ impl Worker {
             tally.status = Some(refusal.reason.status() as u8);
             tally.refused = Some(refusal.reason);
         }
-        self.dispose(call);
+        self.dispose(&mut call);
     }
 
     /// Refuses a call for which there is nowhere to go any more.
@@ -217,13 +217,13 @@ impl Worker {
         {
             pending.report(self.now, outcome);
         }
-        self.dispose(call);
+        self.dispose(&mut call);
     }
 
     /// Counts the end of a call, and says what it means to the router if that has not heard of it yet.
     fn conclude(&self, end: End, call: &mut Call) -> Outcome {
         let counts = &self.shared.ground.counts;
-        let latency = self.now.mono.saturating_duration_since(call.sent_at.unwrap_or(call.started));
+        let since = call.sent_at.unwrap_or(call.started);
         let mut ignored = Tally::default();
         let tally = call.tally().unwrap_or(&mut ignored);
         let mut refused = |reason: Reason, status: Option<u8>| {
@@ -245,6 +245,7 @@ impl Worker {
             }
             End::Reset(code) => {
                 tally.status = Some(meant(code));
+                let latency = self.now.mono.saturating_duration_since(since);
                 Outcome::Answered { latency, status: tally.status }
             }
             End::TimedOut => {
@@ -259,7 +260,7 @@ impl Worker {
     }
 
     /// Gives back all that a call held.
-    fn dispose(&mut self, mut call: Call) {
+    fn dispose(&mut self, call: &mut Call) {
         if let Some(timer) = call.timer.take() {
             self.wheel.cancel(timer);
         }
@@ -270,12 +271,12 @@ impl Worker {
         // It has its answer; what is still to come of the request nobody wants.
         self.leave_stream(Some(call.near), Code::NO_ERROR, call.body.credit_all());
         self.leave_stream(call.far, Code::CANCEL, call.answer.rest().len());
-        let lists = [Some(call.request), call.body.trailers, call.answer.trailers];
-        for fields in lists.into_iter().flatten() {
-            self.pools.take_back_fields(fields);
+        self.pools.take_back_fields(std::mem::take(&mut call.request));
+        for fields in [call.body.trailers.take(), call.answer.trailers.take()].into_iter().flatten() {
+            self.pools.take_back_fields(*fields);
         }
-        self.pools.take_back(call.body.bytes);
-        self.pools.take_back(call.answer.bytes);
+        self.pools.take_back(std::mem::take(&mut call.body.bytes));
+        self.pools.take_back(std::mem::take(&mut call.answer.bytes));
     }
 
     /// Gives back what came on a stream, and resets it if it is not over.

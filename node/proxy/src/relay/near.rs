@@ -80,7 +80,7 @@ impl Worker {
             is_unreachable: false,
             attempt: None,
         };
-        let call = self.begin(near, is_end, request, Side::Out(Box::new(out)), span);
+        let call = self.begin(near, is_end, request, Side::Out(out), span);
         self.route(call);
     }
 

@@ -103,7 +103,7 @@ impl Worker {
         // Who called is said by this end alone, and before the body.
         fields.retain(|field| field.known != Name::XForwardedClientCert);
         call.body.is_over = true;
-        call.body.trailers = Some(std::mem::replace(fields, self.pools.fields()));
+        call.body.trailers = Some(Box::new(std::mem::replace(fields, self.pools.fields())));
         self.upload_on(key);
     }
 
