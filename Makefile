@@ -28,6 +28,8 @@ check: ## Formatting, lints, and which crates may be built in
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/dataplane/pd/Cargo.toml --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@# Nothing is linked, so libFuzzer need not be built.
+	CUSTOM_LIBFUZZER_PATH=/none/libnone.a cargo check --manifest-path tests/fuzz/Cargo.toml --locked --target-dir $(or $(CARGO_TARGET_DIR),target)
 	@command -v cargo-deny >/dev/null || { echo "check: installing cargo-deny"; cargo install --locked cargo-deny; }
 	cargo deny check --hide-inclusion-graph bans licenses sources
 

@@ -12,7 +12,7 @@ use crate::error::Error;
 const TUNNELS_MAX: usize = 256;
 /// Most threads that carry calls.
 const WORKERS_MAX: usize = 64;
-/// Slow readers that one connection holds data for until all its calls wait.
+/// Slow readers that one connection holds data for until all its calls wait, once much waits in its worker.
 const WINDOWS_PER_CONNECTION: u32 = 16;
 
 /// A local port whose connections go to a service as bytes.
@@ -45,14 +45,15 @@ pub struct Config {
     pub route: route::Config,
     /// Most connections at once, each of outbound, inbound and tunnels. Default 1,024, from 8 to 65,536. More
     /// are closed at once. One user of this machine has a quarter of outbound at most, root and the user who runs
-    /// the node excepted. A hostile member can make this node hold 16 stream windows a connection.
+    /// the node excepted. A hostile member can make this node hold 16 stream windows a connection, and
+    /// 32 MiB for each worker beside these.
     pub connections_max: u32,
     /// Most calls at once on one connection. Default 1,000, from 1 to 10,000. More wait at the caller.
     pub streams_max: u32,
     /// Most bytes of one call's headers. Default 32 KiB, from 4 KiB to 1 MiB.
     pub header_bytes_max: u32,
     /// Bytes of one body that may wait for a slow reader. Default 256 KiB, from 64 KiB to 16 MiB. More is
-    /// faster over long distances; a whole connection holds 16 times as much.
+    /// faster over long distances; a whole connection holds 16 times as much once 32 MiB wait in its worker.
     pub window_bytes: u32,
     /// Threads that carry calls. Default one for each processor, from 1 to 64. Fewer leave processors to the services
     /// of this machine, and join more calls in one system call.

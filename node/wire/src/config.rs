@@ -15,7 +15,7 @@ pub struct Config {
     /// Bytes that the peer may send on one stream until some are released. Default 256 KiB, from 65,535 to
     /// 2³¹ − 1. More is faster over long distances.
     pub stream_window: u32,
-    /// Bytes that the peer may send on all streams until some are released. Default 4 MiB, from 65,535 to
+    /// Bytes that the peer may send on all streams until some are released, or lent. Default 4 MiB, from 65,535 to
     /// 2³¹ − 1.
     pub connection_window: u32,
     /// The longest frame that this end takes. Default 16,384, from there to 65,536. The caller's input must hold
@@ -33,6 +33,9 @@ pub struct Config {
     pub encoder_table: u32,
     /// How much of what costs the peer little is too much.
     pub floods: Floods,
+    /// Keeps a peer from foreseeing which streams are found slowly if it opens them together: to be drawn at random, once
+    /// for each process. Default 0.
+    pub seed: u64,
 }
 
 /// A budget for each [`Flood`] that has one. The defaults are far above what gRPC sends under load, since each also
@@ -74,6 +77,7 @@ impl Default for Config {
             decoder_table: 4096,
             encoder_table: 4096,
             floods: Floods::default(),
+            seed: 0,
         }
     }
 }

@@ -108,7 +108,7 @@ impl Conn {
             started: now,
             opening: if role == Role::Server { Opening::Preface(0) } else { Opening::Settings },
             failed: None,
-            streams: Streams::new(),
+            streams: Streams::new(config.seed),
             // Until the peer has seen this end's SETTINGS it may use a table of the usual size.
             decoder: Decoder::new(settings::TABLE_SIZE.max(config.decoder_table) as usize),
             encoder: Encoder::new(config.encoder_table as usize),
@@ -145,9 +145,9 @@ impl Conn {
         self.check_room().is_ok()
     }
 
-    /// Whether streams wait for the connection's window: a new one would wait behind them.
+    /// Whether the connection's window is used up: the body of a new stream would wait for those of others.
     pub const fn is_starved(&self) -> bool {
-        self.send_window <= 0 && self.streams.has_line()
+        self.send_window <= 0
     }
 
     /// Whether new streams are out of the question from now on, on either side.

@@ -102,6 +102,7 @@ pub(crate) struct Streams {
     free: u32,
     /// Slots by id, in at least as many chains as there are streams.
     index: Vec<u32>,
+    seed: u64,
     n: usize,
     line_first: u32,
     line_last: u32,
@@ -113,11 +114,13 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) const fn new() -> Self {
+    /// `seed` says which ids share chains.
+    pub(crate) const fn new(seed: u64) -> Self {
         Self {
             slots: Vec::new(),
             free: NONE,
             index: Vec::new(),
+            seed,
             n: 0,
             line_first: NONE,
             line_last: NONE,
@@ -161,7 +164,7 @@ impl Streams {
         if self.index.is_empty() {
             return None;
         }
-        let mut slot = self.index[home(id, self.index.len())];
+        let mut slot = self.index[self.home(id)];
         loop {
             let it = self.slots.get(slot as usize)?;
             if it.id == id {
@@ -310,14 +313,26 @@ impl Streams {
         }
     }
 
+    /// The chain of the index, which is not empty, that holds an id. Ids of one connection follow each other, and so do
+    /// their chains; those that are far apart lie as the seed says (with the finalizer of MurmurHash3), so that nobody
+    /// fills one chain on purpose.
+    fn home(&self, id: u32) -> usize {
+        let (n, mask) = ((id >> 1) as usize, self.index.len() - 1);
+        let mut far = u64::from(id >> 1 >> mask.count_ones()) ^ self.seed;
+        for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
+            far = (far ^ far >> 33).wrapping_mul(factor);
+        }
+        n.wrapping_add((far >> 32) as usize) & mask
+    }
+
     fn enter(&mut self, id: u32, slot: u32) {
-        let at = home(id, self.index.len());
+        let at = self.home(id);
         self.slots[slot as usize].chain = std::mem::replace(&mut self.index[at], slot);
     }
 
     fn exit(&mut self, stream: Stream) {
         let after = self.slots[stream.slot as usize].chain;
-        let at = home(stream.id, self.index.len());
+        let at = self.home(stream.id);
         let mut slot = self.index[at];
         if slot == stream.slot {
             self.index[at] = after;
@@ -330,12 +345,6 @@ impl Streams {
             }
         }
     }
-}
-
-/// The chain of the index that holds an id; the index has `len` chains, a power of two. Ids of one connection follow
-/// each other, and so do their chains.
-const fn home(id: u32, len: usize) -> usize {
-    (id >> 1) as usize & (len - 1)
 }
 
 /// A window after an update. None if it gets too large.
@@ -357,7 +366,7 @@ mod tests {
 
         #[test]
         fn streams_are_found_as_in_a_map(steps in proptest::collection::vec((0..4_u8, 0..200_u32), 0..400)) {
-            let (mut streams, mut model, mut line) = (Streams::new(), BTreeMap::new(), Vec::new());
+            let (mut streams, mut model, mut line) = (Streams::new(7), BTreeMap::new(), Vec::new());
             for (step, n) in steps {
                 let id = n * 2 + 1;
                 match (step, model.get(&id).copied()) {
@@ -391,13 +400,33 @@ mod tests {
     }
 
     #[test]
+    fn ids_far_apart_do_not_share_a_chain_on_purpose() {
+        for stride in [1, 2, 1024, 2048, 4096, 1 << 20] {
+            let mut streams = Streams::new(0x5eed);
+            for n in 0..1000_u32 {
+                streams.insert(n * stride * 2 + 1, Slot::new(0, 1, 1));
+            }
+            let len = |mut slot: u32| {
+                let next = || {
+                    let it = streams.slots.get(slot as usize)?;
+                    slot = it.chain;
+                    Some(())
+                };
+                std::iter::from_fn(next).count()
+            };
+            let longest = streams.index.iter().map(|first| len(*first)).max();
+            assert!(longest <= Some(12), "{stride}: {longest:?}");
+        }
+    }
+
+    #[test]
     fn a_slot_is_small() {
         assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
     }
 
     #[test]
     fn resets_that_fell_out_of_memory_are_assumed() {
-        let mut streams = Streams::new();
+        let mut streams = Streams::new(0);
         for id in (101..101 + 2 * 300).step_by(2) {
             streams.remember_reset(id);
         }

@@ -55,6 +55,8 @@ pub struct Service {
     pub address: SocketAddr,
     pub seen: Arc<Seen>,
     pub stop: CancellationToken,
+    /// Has it take no more connections; those that it has go on.
+    pub shut: CancellationToken,
     _tasks: JoinSet<()>,
 }
 
@@ -62,18 +64,25 @@ impl Service {
     pub async fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (seen, stop) = (Arc::new(Seen::default()), CancellationToken::new());
+        let (seen, stop, shut) =
+            (Arc::new(Seen::default()), CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, name, Arc::clone(&seen), stop.clone()));
-        Self { address, seen, stop, _tasks: tasks }
+        tasks.spawn(accept(listener, name, Arc::clone(&seen), [stop.clone(), shut.clone()]));
+        Self { address, seen, stop, shut, _tasks: tasks }
     }
 }
 
-async fn accept(listener: TcpListener, name: &'static str, seen: Arc<Seen>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    name: &'static str,
+    seen: Arc<Seen>,
+    [stop, shut]: [CancellationToken; 2],
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            () = shut.cancelled() => break,
             accepted = listener.accept() => {
                 let (stream, _) = accepted.unwrap();
                 seen.n_connections.fetch_add(1, Ordering::Relaxed);
@@ -81,6 +90,8 @@ async fn accept(listener: TcpListener, name: &'static str, seen: Arc<Seen>, stop
             }
         }
     }
+    drop(listener);
+    stop.cancelled().await;
 }
 
 async fn connection(stream: TcpStream, name: &'static str, seen: Arc<Seen>) {

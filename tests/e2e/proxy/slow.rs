@@ -183,18 +183,41 @@ async fn narrow() -> (Street, House, House, Service) {
     (street, pi, nas, service)
 }
 
+/// Endless answers to calls of one client, of which it reads nothing.
+async fn unread(client: &mut Client, n: usize) -> Vec<http::Response<h2::RecvStream>> {
+    let mut unread = Vec::new();
+    for _ in 0..n {
+        let (response, mut sink) = client.begin(request("echo", "Pour"));
+        sink.send_data(message(0, b""), true).unwrap();
+        unread.push(within("headers", response).await.unwrap());
+    }
+    unread
+}
+
+/// Sends to calls of which the service reads nothing until nothing more goes, `n` times.
+async fn stuffed(
+    client: &mut Client,
+    n: usize,
+) -> Vec<(http::Response<h2::RecvStream>, h2::SendStream<Bytes>)> {
+    let mut stuffed = Vec::new();
+    for _ in 0..n {
+        let (response, mut sink) = client.begin(request("echo", "Begin"));
+        let begun = within("headers", response).await.unwrap();
+        let piece = Bytes::from_static(&[7; 16 << 10]);
+        while tokio::time::timeout(Duration::from_millis(300), send(&mut sink, piece.clone())).await.is_ok() {
+        }
+        stuffed.push((begun, sink));
+    }
+    stuffed
+}
+
 #[tokio::test]
 async fn answers_that_nobody_reads_hold_up_no_other_call() {
     let (_street, pi, nas, service) = narrow().await;
     let (mut slow, mut other) = (pi.client().await, pi.client().await);
     // Together they fill the window of the connection that both clients' calls share twice.
-    let mut unread = Vec::new();
-    for _ in 0..2 * 16 {
-        let (response, mut sink) = slow.begin(request("echo", "Pour"));
-        sink.send_data(message(0, b""), true).unwrap();
-        unread.push(within("headers", response).await.unwrap());
-    }
-    assert!(poured(&service).await > 2 * (4 << 20));
+    let unread = unread(&mut slow, 2 * 16).await;
+    assert!(poured(&service).await > 3 * (4 << 20));
     other.echo(&vec![7; 1 << 20]).await.is_ok();
     assert_eq!((pi.handle.connections().len(), nas.handle.connections().len()), (1, 1));
     drop((slow, unread));
@@ -203,21 +226,44 @@ async fn answers_that_nobody_reads_hold_up_no_other_call() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_all_together() {
+    let (_street, pi, nas, service) = narrow().await;
+    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    let unread = unread(&mut slow, 400).await;
+    // At each node 32 MiB and what one connection may still send then, and what the client takes of each.
+    let bound = 2 * ((32 << 20) + (8 << 20)) + 400 * (64 << 10);
+    let n = poured(&service).await;
+    assert!(n > 2 * (32 << 20) && n < bound, "{n} of {bound}");
+    drop((slow, unread));
+    other.echo(&vec![7; 1 << 20]).await.is_ok();
+    pi.settles().await;
+    nas.settles().await;
+}
+
+#[tokio::test]
 async fn a_service_that_leaves_requests_unread_answers_others_on_a_second_connection() {
     let (_street, pi, nas, service) = narrow().await;
     let (mut slow, mut other) = (pi.client().await, pi.client().await);
-    let mut unread = Vec::new();
-    // Together they fill the window of the connection to the service.
-    for _ in 0..8 {
-        let (response, mut sink) = slow.begin(request("echo", "Begin"));
-        let begun = within("headers", response).await.unwrap();
-        let much = send(&mut sink, Bytes::from(vec![7; 2 << 20]));
-        let _ = tokio::time::timeout(Duration::from_millis(200), much).await;
-        unread.push((begun, sink));
-    }
+    // Four of them fill the window of the connection to the service.
+    let stuffed = stuffed(&mut slow, 4).await;
     other.echo(b"meanwhile").await.is_ok();
     assert_eq!(service.seen.n_connections.load(Ordering::Relaxed), 2);
-    drop((slow, unread));
+    drop((slow, stuffed));
+    pi.settles().await;
+    nas.settles().await;
+}
+
+#[tokio::test]
+async fn where_no_second_connection_can_be_made_calls_share_the_first() {
+    let (_street, pi, nas, service) = narrow().await;
+    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    other.echo(b"").await.is_ok();
+    service.shut.cancel();
+    let stuffed = stuffed(&mut slow, 4).await;
+    // It answers before it has the body, for which there is no window.
+    other.ask(request("echo", "Slow"), message(0, b"meanwhile")).await.is_ok();
+    assert_eq!(service.seen.n_connections.load(Ordering::Relaxed), 1);
+    drop((slow, stuffed));
     pi.settles().await;
     nas.settles().await;
 }

@@ -26,6 +26,7 @@ enum Step {
     Answer { at: u8, is_end: bool },
     Send { at: u8, n: u16, is_end: bool },
     Release { at: u8, n: u16 },
+    Lend,
     Reset { at: u8 },
     Leave { is_now: bool },
     Wait(u16),
@@ -116,7 +117,10 @@ impl End {
                 let _ = conn.send_data(*now, pick(&self.streams, at), &body, is_end, out);
             }
             Step::Release { at, n } => conn.release(pick(&self.streams, at), n.into(), out),
-            Step::Reset { at } => conn.reset(pick(&self.streams, at), Code::CANCEL, out),
+            Step::Lend => conn.lend(out),
+            Step::Reset { at } => {
+                conn.reset(pick(&self.streams, at), Code::CANCEL, out);
+            }
             Step::Leave { is_now: true } => conn.leave_now(Code::NO_ERROR, out),
             Step::Leave { is_now: false } => conn.leave(out),
             Step::Wait(millis) => self.now += Duration::from_millis(millis.into()),

@@ -245,8 +245,9 @@ impl Worker {
             }
             End::Reset(code) => {
                 tally.status = Some(meant(code));
+                // The server failed, by whatever name: to fail fast is not to be well.
                 let latency = self.now.mono.saturating_duration_since(since);
-                Outcome::Answered { latency, status: tally.status }
+                Outcome::Answered { latency, status: Some(INTERNAL) }
             }
             End::TimedOut => {
                 refused(Reason::DeadlineExceeded, Some(DEADLINE_EXCEEDED));

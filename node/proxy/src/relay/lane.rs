@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use route::Endpoint;
 use tracing::info;
@@ -22,6 +22,8 @@ use super::worker::{Due, Worker};
 
 /// Most connections between the same two ends. Calls beyond their streams wait.
 const LINKS_MAX: usize = 2;
+/// How long no further connection is made after one could not be, as long as there is one.
+const DIAL_PAUSE: Duration = Duration::from_secs(1);
 /// How many connections in a row may end before a call was sent on them.
 const FUTILE_MAX: u32 = 3;
 
@@ -50,6 +52,8 @@ pub(super) struct Lane {
     /// Calls that wait for room. Some may have been sent or ended since.
     pub(super) waiting: VecDeque<Key>,
     n_futile: u32,
+    /// When one more connection may be made, if one could not be.
+    grows_at: Option<Instant>,
     /// The turn in which `links` were last seen to be current.
     seen_at: Option<Instant>,
 }
@@ -70,6 +74,12 @@ impl LaneTo {
 }
 
 impl Lane {
+    /// Whether one more connection may be made, or waited for.
+    fn may_grow(&self, now: Instant) -> bool {
+        let n = self.links.len();
+        n == 0 || (n < LINKS_MAX && self.grows_at.is_none_or(|at| at <= now))
+    }
+
     /// Whether nobody would miss it.
     pub(super) fn is_unused(&self) -> bool {
         self.links.is_empty() && !self.is_dialing && self.waiting.is_empty()
@@ -93,6 +103,7 @@ impl Worker {
             is_dialing: false,
             waiting: VecDeque::new(),
             n_futile: 0,
+            grows_at: None,
             seen_at: None,
         };
         let key = self.lanes.insert(lane);
@@ -157,8 +168,9 @@ impl Worker {
 
     /// Has one more connection made, unless there are as many as there may be.
     fn grow(&mut self, key: Key) {
+        let now = self.now.mono;
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        if lane.is_dialing || lane.links.len() >= LINKS_MAX {
+        if lane.is_dialing || !lane.may_grow(now) {
             return;
         }
         lane.is_dialing = true;
@@ -170,7 +182,7 @@ impl Worker {
         self.shared.tasks.start(dial(to, Arc::clone(&self.shared.ground), reply));
     }
 
-    /// A connection on which one more call can be sent. One on which bodies wait for others is none, unless all are such.
+    /// A connection on which one more call can be sent. One whose window is used up is none, as long as another may be made.
     fn link_with_room(&mut self, key: Key) -> Option<Key> {
         let lane = self.lanes.get(key)?;
         let conns = &self.conns.slab;
@@ -178,7 +190,7 @@ impl Worker {
         let is_starved = |link: &&Key| conns.get(**link).is_some_and(|conn| conn.wire.is_starved());
         let mut links = lane.links.iter().filter(with_room);
         let free = links.clone().find(|link| !is_starved(link));
-        free.or_else(|| links.next().filter(|_| lane.links.len() >= LINKS_MAX)).copied()
+        free.or_else(|| links.next().filter(|_| !lane.may_grow(self.now.mono))).copied()
     }
 
     /// Sends calls that wait for room, as far as there is some.
@@ -239,8 +251,10 @@ impl Worker {
             );
         }
         if lane.links.is_empty() {
-            self.fail_waiting(key, refusal);
+            return self.fail_waiting(key, refusal);
         }
+        lane.grows_at = Some(self.now.mono + DIAL_PAUSE);
+        self.serve_waiting(key);
     }
 
     /// Takes note that a connection takes no calls any more.

@@ -1,6 +1,7 @@
 //! A worker: its event loop, and how a connection is read, written and ended.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -93,7 +94,8 @@ impl Worker {
         let mut tables = shared.table.clone();
         let table = Arc::clone(&tables.borrow_and_update());
         let now = Now::read();
-        let wire = Arc::new(shared.ground.config.wire());
+        let seed = RandomState::new().build_hasher().finish();
+        let wire = Arc::new(wire::Config { seed, ..shared.ground.config.wire() });
         let mut wheel = Wheel::new(now.mono);
         wheel.insert(now.mono + super::upkeep::EVERY, Due::Upkeep);
         Self {

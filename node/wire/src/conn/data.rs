@@ -39,7 +39,8 @@ impl Conn {
     pub fn release(&mut self, stream: Stream, n: usize, out: &mut Vec<u8>) {
         let n = u32::try_from(n).unwrap_or(u32::MAX).min(self.held);
         self.held -= n;
-        let repaid = n.min(self.lent);
+        // A loan is repaid last: what others sent is given back at once.
+        let repaid = self.lent.saturating_sub(self.held);
         self.lent -= repaid;
         self.give_back(n - repaid, out);
         self.give_back_to(stream, n, out);

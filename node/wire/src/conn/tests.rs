@@ -437,13 +437,14 @@ fn what_is_lent_opens_the_connections_window_and_is_repaid() {
     let more = [post(3, 0), data(3, 0, &[0; 10_000]).repeat(6)].concat();
     end.feed(&more).expect("another body");
     let (first, second) = (end.stream(1), end.stream(3));
-    end.conn.release(first, 60_000, &mut end.out);
-    assert_eq!(end.out, raw(kind::WINDOW_UPDATE, 0, 1, &60_000_u32.to_be_bytes()));
-    end.out.clear();
+    // What others sent is given back whoever owes.
     end.conn.reset(second, Code::CANCEL, &mut end.out);
     end.out.clear();
     end.conn.release(second, 60_000, &mut end.out);
     assert_eq!(end.out, raw(kind::WINDOW_UPDATE, 0, 0, &60_000_u32.to_be_bytes()));
+    end.out.clear();
+    end.conn.release(first, 60_000, &mut end.out);
+    assert_eq!(end.out, raw(kind::WINDOW_UPDATE, 0, 1, &60_000_u32.to_be_bytes()));
     assert_eq!((end.conn.held, end.conn.lent, end.conn.released), (0, 0, 0));
 }
 
