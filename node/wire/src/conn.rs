@@ -278,3 +278,5 @@ mod model_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod window_tests;
