@@ -33,8 +33,8 @@ pub struct Config {
     pub encoder_table: u32,
     /// How much of what costs the peer little is too much.
     pub floods: Floods,
-    /// Keeps a peer from foreseeing which streams are found slowly if it opens them together: to be drawn at random, once
-    /// for each process. Default 0.
+    /// Keeps a peer from foreseeing which streams are found slowly if it opens them together: to be drawn at random.
+    /// Default 0.
     pub seed: u64,
 }
 

@@ -173,14 +173,15 @@ async fn who_never_finishes_what_it_says_is_hung_up_on() {
     assert!(heads.iter().all(|head| head.uri.path() == "/t.T/Echo"), "nothing of it came through");
 }
 
-/// Two nodes that have one worker each, so that all calls share their connections.
-async fn narrow() -> (Street, House, House, Service) {
+/// Two nodes that have one worker each, so that all calls share their connections, and two clients.
+async fn narrow() -> (Street, House, House, Service, [Client; 2]) {
     let config = || Config { workers: 1, ..street::config() };
     let mut street = Street::new();
     let service = Service::start("nas").await;
     let nas = street.house_with("nas", "echo", grpc(service.address), "svc/web", config()).await;
     let pi = street.house_with("pi", "web", None, "", config()).await;
-    (street, pi, nas, service)
+    let clients = [pi.client().await, pi.client().await];
+    (street, pi, nas, service, clients)
 }
 
 /// Endless answers to calls of one client, of which it reads nothing.
@@ -213,8 +214,7 @@ async fn stuffed(
 
 #[tokio::test]
 async fn answers_that_nobody_reads_hold_up_no_other_call() {
-    let (_street, pi, nas, service) = narrow().await;
-    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    let (_street, pi, nas, service, [mut slow, mut other]) = narrow().await;
     // Together they fill the window of the connection that both clients' calls share twice.
     let unread = unread(&mut slow, 2 * 16).await;
     assert!(poured(&service).await > 3 * (4 << 20));
@@ -227,8 +227,7 @@ async fn answers_that_nobody_reads_hold_up_no_other_call() {
 
 #[tokio::test]
 async fn answers_that_nobody_reads_are_bounded_all_together() {
-    let (_street, pi, nas, service) = narrow().await;
-    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    let (_street, pi, nas, service, [mut slow, mut other]) = narrow().await;
     let unread = unread(&mut slow, 400).await;
     // At each node 32 MiB and what one connection may still send then, and what the client takes of each.
     let bound = 2 * ((32 << 20) + (8 << 20)) + 400 * (64 << 10);
@@ -242,8 +241,7 @@ async fn answers_that_nobody_reads_are_bounded_all_together() {
 
 #[tokio::test]
 async fn a_service_that_leaves_requests_unread_answers_others_on_a_second_connection() {
-    let (_street, pi, nas, service) = narrow().await;
-    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    let (_street, pi, nas, service, [mut slow, mut other]) = narrow().await;
     // Four of them fill the window of the connection to the service.
     let stuffed = stuffed(&mut slow, 4).await;
     other.echo(b"meanwhile").await.is_ok();
@@ -255,8 +253,7 @@ async fn a_service_that_leaves_requests_unread_answers_others_on_a_second_connec
 
 #[tokio::test]
 async fn where_no_second_connection_can_be_made_calls_share_the_first() {
-    let (_street, pi, nas, service) = narrow().await;
-    let (mut slow, mut other) = (pi.client().await, pi.client().await);
+    let (_street, pi, nas, service, [mut slow, mut other]) = narrow().await;
     other.echo(b"").await.is_ok();
     service.shut.cancel();
     let stuffed = stuffed(&mut slow, 4).await;
